@@ -1,0 +1,9 @@
+"""The one exception that a user is meant to read."""
+
+
+class ByeError(Exception):
+    """A problem with the user's input or machine, told in one sentence.
+
+    The sentence names the file, sample id or config key and says what to do about it.
+    The command line prints it as ``bye: error: ...`` without a traceback and exits with status 2.
+    """
