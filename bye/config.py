@@ -1,0 +1,106 @@
+"""Say in one sentence what is wrong with a configuration or a requested file, before any job starts."""
+
+import os
+import re
+from pathlib import Path
+
+from bye.errors import ByeError
+
+BUILT_IN_ATTACK = "none"  # the untouched set: no trigger, no labels
+CELL = re.compile(r"results/(?P<model>[^/]+)/(?P<dataset>[^/]+)/(?P<attack>[^/]+)/(?P<seed>[^/]+)/(?P<defence>[^/]+)/.+")
+SECTIONS = {"model": "models", "dataset": "datasets", "attack": "attacks", "defence": "defences"}
+OWN_FOLDERS = {"data", "labels", "logs", "benchmarks", "base_models"}
+
+
+def describe_schema_error(error):
+    """Return one sentence for a jsonschema ValidationError: the key, what is wrong with it and what is known there."""
+    where = ".".join(str(part) for part in error.absolute_path)
+    here = f"config key {where}" if where else "config"
+    if error.validator == "additionalProperties" and isinstance(error.instance, dict):
+        known = sorted(error.schema.get("properties", {}))
+        unknown = sorted(set(error.instance) - set(known))
+        keys = ", ".join(f"{where}.{key}" if where else str(key) for key in unknown)
+        return f"unknown config key {keys}; known here: {', '.join(known)}"
+    if error.validator == "required":
+        missing = [key for key in error.validator_value if key not in error.instance]
+        return f"{here} lacks {', '.join(missing)}; add it"
+    if error.validator == "enum":
+        return f"{here} is {error.instance!r}; known values: {', '.join(map(str, error.validator_value))}"
+    if "propertyNames" in error.absolute_schema_path:
+        return (
+            f"the name {error.instance!r} cannot be used in section {where or 'at the top'}: names are letters, digits, "
+            f"'.', '-' and '_', and not one of the suite's own ({', '.join(sorted(OWN_FOLDERS | {'raw', 'none'}))})"
+        )
+    return f"{here}: {error.message}; see config.schema.yaml for what it may be"
+
+
+def check_references(config):
+    """Check what a schema cannot: names that must be known elsewhere in the config, and files that must exist.
+
+    Raises ByeError naming the config key and what is known.
+    """
+    plain = [key for key, defence in config["defences"].items() if defence["kind"] == "none"]
+    if len(plain) != 1:
+        raise ByeError(
+            "config section defences needs exactly one entry of kind none (the plain fine-tune that detectors read), "
+            f"and has {len(plain)}: {', '.join(plain) or 'none'}"
+        )
+    for table, cells in config["tables"].items():
+        for names in ("models", "datasets", "defences"):
+            for key in cells[names]:
+                check_known(key, config, names, f"config key tables.{table}.{names}")
+        check_known(cells["attack"], config, "attacks", f"config key tables.{table}.attack")
+        for key in cells["datasets"]:
+            if not has_test_set(config["datasets"][key]):
+                raise ByeError(f"config key tables.{table}.datasets names {key}, which has no test_json to evaluate on")
+    for key, dataset in config["datasets"].items():
+        for name in ("json", "test_json"):
+            if dataset.get(name) and not os.path.isfile(dataset[name]):
+                raise ByeError(f"config key datasets.{key}.{name}: there is no file {dataset[name]}")
+        for name in ("images", "root"):
+            if dataset.get(name) and not os.path.isdir(dataset[name]):
+                raise ByeError(f"config key datasets.{key}.{name}: there is no folder {dataset[name]}")
+
+
+def check_known(key, config, section, asked_by):
+    """Raise ByeError unless `key` is an entry of a config section; "none" is always a known attack."""
+    known = list(config[section]) + ([BUILT_IN_ATTACK] if section == "attacks" else [])
+    if key not in known:
+        raise ByeError(f"{asked_by} names the unknown {section[:-1]} {key!r}; config knows: {', '.join(known)}")
+
+
+def check_target(target, config):
+    """Check the model, dataset, attack, seed and defence in a requested path under results/. Raises ByeError."""
+    cell = CELL.fullmatch(target)
+    if cell and target.split("/")[1] not in OWN_FOLDERS:
+        for part, section in SECTIONS.items():
+            check_known(cell[part], config, section, f"target {target}")
+        if not re.fullmatch(r"s\d+", cell["seed"]):
+            raise ByeError(f"target {target}: {cell['seed']!r} is no seed; write s0 for seed 0")
+        if cell["attack"] == BUILT_IN_ATTACK and config["defences"][cell["defence"]]["kind"] == "oracle":
+            raise ByeError(f"target {target}: {cell['defence']} drops the poison, and the untouched set has none")
+
+
+def has_test_set(dataset):
+    """Whether a dataset entry of the config gives something to evaluate on."""
+    return dataset["format"] != "llava" or bool(dataset["test_json"])
+
+
+def find_model(key, path, base):
+    """Return a model's path as `from_pretrained` should get it: a folder of `base` or of here, or a hub id as it is.
+
+    A path under results/base_models/ need not exist: a rule of the workflow builds it. Raises ByeError for a folder
+    that is not there.
+    """
+    if path.startswith("results/base_models/"):
+        return path
+    for folder in (Path(path).expanduser(), Path(base) / path):
+        if folder.is_dir():
+            if not (folder / "config.json").is_file():
+                raise ByeError(f"config key models.{key}.path: {folder} has no config.json, so it is no model folder")
+            return str(folder)
+    organisation, _, name = path.partition("/")
+    looks_local = not name or "/" in name or organisation in (".", "..", "~", "") or (Path(base) / organisation).is_dir()
+    if looks_local or not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        raise ByeError(f"config key models.{key}.path: there is no folder {path}; give a model folder or a hub id")
+    return path
