@@ -1,0 +1,73 @@
+"""Keep a working folder usable after its Snakemake was killed: no stale lock, and no job that outlives its parent.
+
+Snakemake locks its outputs by files, which a SIGKILL leaves behind. The kernel's own lock on a file ends with the process
+that holds it, whatever ended that process, so it tells a lock in use from a stale one.
+"""
+
+import fcntl
+import os
+import select
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+PARENT = "BYE_SNAKEMAKE_PID"
+_held = []  # descriptors that must stay open as long as this process lives
+
+
+def release_stale_lock(folder=".snakemake"):
+    """Remove Snakemake's lock files in `folder` if no live Snakemake works there, and be known as a live one from now on.
+
+    Every run holds a shared kernel lock until it ends; who can have it exclusively is alone. Where the file system has
+    no such locks nothing is done, and a stale lock is then removed by `snakemake --unlock`. Returns whether locks were removed.
+    """
+    removed = False
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(Path(folder) / "running", os.O_RDWR | os.O_CREAT, 0o664)
+    except OSError:
+        return False  # a read-only folder: Snakemake says so itself
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks = Path(folder) / "locks"
+        if locks.is_dir() and any(locks.iterdir()):
+            shutil.rmtree(locks)
+            removed = True
+    except OSError:
+        pass  # held by a live run (or not supported): its locks are good
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError:
+        pass
+    _held.append(descriptor)
+    return removed
+
+
+def announce_parent():
+    """Let the jobs that this process starts know it (by an environment variable), for `end_with_parent`."""
+    os.environ[PARENT] = str(os.getpid())
+
+
+def end_with_parent():
+    """End this process when the Snakemake that started it ends, however that ends.
+
+    Otherwise a job that outlives a killed Snakemake would go on writing beside the same job of the next run.
+    The wait costs nothing: a thread sleeps in the kernel until the parent is gone. Without such a parent, or where the
+    system has no process descriptors (Linux before 5.3, macOS), nothing is done.
+    """
+    parent = os.environ.get(PARENT)
+    if not parent or not hasattr(os, "pidfd_open"):
+        return
+    try:
+        descriptor = os.pidfd_open(int(parent))
+    except ProcessLookupError:
+        os.kill(os.getpid(), signal.SIGKILL)
+    except (OSError, ValueError):
+        return
+
+    def wait():
+        select.select([descriptor], [], [])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
