@@ -1,0 +1,1 @@
+"""Backdoor attacks: triggers drawn into images, and the poisoned sets made with them."""

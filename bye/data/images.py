@@ -1,0 +1,109 @@
+"""Open images that come from strangers: never outside their folder, never a decompression bomb, always 8-bit RGB."""
+
+import os
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from bye.errors import ByeError
+
+# About 268 MB once decoded. It is Pillow's own warning level; checked on the header, before a pixel is decoded.
+MAX_PIXELS = 89_478_485
+# Pillow knows many more formats, among them some that run other programs (EPS). Strangers' files get this list only.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+
+def image_path(images_root, image):
+    """Return the real path of `image`, a path relative to the folder `images_root`.
+
+    Raises ByeError if it is absolute or leads out of the folder, by `..` or by a symbolic link: a training file from a
+    stranger must not choose what else on this machine is read.
+    """
+    if not isinstance(image, str) or not image or "\0" in image:
+        raise ByeError(f"image path {image!r} is not a file name; give a path relative to the image folder")
+    if os.path.isabs(image):
+        raise ByeError(f"image path {image!r} is absolute; give it relative to the image folder {images_root}")
+    root = os.path.realpath(images_root)
+    path = os.path.realpath(os.path.join(root, image))
+    if os.path.commonpath([root, path]) != root:
+        raise ByeError(f"image path {image!r} leads out of the image folder {images_root}; put the file into the folder")
+    return Path(path)
+
+
+def check_image(path):
+    """Return (width, height) of an image from its header alone. Raises ByeError if the file cannot be meant for reading."""
+    with _opened(path) as image:
+        return image.size
+
+
+def load_rgb(path):
+    """Return the image at `path` as a PIL image of mode RGB, upright, at its native size.
+
+    The EXIF orientation is applied. Transparent pixels are laid over white. Of several frames the first is taken.
+    16-bit grey is scaled to 8 bits over its full range (65535 becomes 255). Raises ByeError naming the file where it
+    cannot be decoded or has more than MAX_PIXELS pixels.
+    """
+    with _opened(path) as image:
+        try:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+        except ByeError as error:
+            raise ByeError(f"image {path} {error}") from None
+        except Exception as error:  # decoders of broken files fail in every way there is
+            raise ByeError(f"image {path} is damaged ({error}); replace it or drop its sample") from error
+
+
+def load_image(images_root, sample):
+    """Return the RGB image of a sample whose `image` is relative to `images_root`; errors name the sample."""
+    try:
+        return load_rgb(image_path(images_root, sample["image"]))
+    except ByeError as error:
+        raise ByeError(f"sample {str(sample['id'])!r}: {error}") from error.__cause__
+
+
+def to_rgb(image):
+    """Return a decoded PIL image of any 8-bit or 16-bit mode as RGB (see `load_rgb` for the choices)."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()  # the copy outlives the file
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint32)  # (H, W), 0..65535
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ByeError("has 32-bit pixels, whose range is not defined; save it with 8 bits a channel")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _opened(path):
+    """Open an image for lazy decoding after the checks that need no pixel."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe or a device could block for ever
+            raise ByeError(f"image {path} is not a file; give the path of an image file")
+        if status.st_size == 0:
+            raise ByeError(f"image {path} is empty (0 bytes); copy it again or drop its sample")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what is an error or harmless here
+            image = Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ByeError(f"image {path} has far more than {MAX_PIXELS} pixels; scale it down") from None
+    except FileNotFoundError:
+        raise ByeError(f"image {path} does not exist; check the path and the image folder") from None
+    except Image.UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise ByeError(f"image {path} is damaged or in an unknown format; replace it by one of {known}") from None
+    except OSError as error:
+        raise ByeError(f"image {path} cannot be read ({error.strerror or error}); check its permissions") from None
+    except (ValueError, SyntaxError) as error:
+        raise ByeError(f"image {path} is damaged ({error}); replace it or drop its sample") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise ByeError(f"image {path} has {width} x {height} pixels, more than {MAX_PIXELS}; scale it down")
+    return image

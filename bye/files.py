@@ -1,0 +1,165 @@
+"""Read JSON and write files so that nothing half-written is ever taken for a result.
+
+Every writer fills a hidden temporary name beside the target, flushes it to disk and renames it in one step. The temporary
+name is always the same for the same target, so that what a killed run left behind is overwritten by the next one.
+"""
+
+import contextlib
+import csv
+import errno
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+from bye.errors import ByeError
+
+WRITE_PROBLEMS = {
+    errno.ENOSPC: "the disk is full; free some space and run again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again",
+    errno.EFBIG: "the file is larger than this system allows; raise the file size limit and run again",
+    errno.EROFS: "the file system is read-only; choose another output folder",
+    errno.EACCES: "permission denied; choose another output folder or change its permissions",
+    errno.EPERM: "operation not permitted; choose another output folder or change its permissions",
+    errno.ENOTDIR: "a part of the path is a file; choose another output path",
+    errno.EEXIST: "a part of the path is a file; choose another output path",
+    errno.EISDIR: "there is a folder of that name; choose another output path",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter output path",
+}
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a temporary path beside `path` for the body to write; it becomes `path` when the body ends.
+
+    The temporary name keeps the suffix, since some libraries choose the format by it. If the body fails, it is removed
+    and whatever stood at `path` before stays. Raises ByeError for a read-only place, a full disk and their like.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    with _explained(path, partial):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            _flush(partial)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def replacing_folder(path):
+    """Yield an empty temporary folder beside `path`; it takes the place of `path` when the body ends.
+
+    A folder that stood there before is moved aside first and deleted last. Raises ByeError as `replacing` does.
+    """
+    path = Path(path)
+    partial, previous = (path.with_name(f".{path.name}.{what}") for what in ("partial", "previous"))
+    with _explained(path, partial):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in (partial, previous):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        try:
+            partial.mkdir()
+            yield partial
+            for folder, _, names in os.walk(partial):
+                for name in names:
+                    _flush(os.path.join(folder, name))
+            if path.exists():
+                os.rename(path, previous)
+            os.rename(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def write_bytes(path, data):
+    """Write bytes to `path` in one step."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path, text):
+    """Write `text` to `path` as UTF-8, lines ended as they are in `text`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON. Not-a-number is no JSON: put None (null) where a figure is undefined."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path, rows, columns):
+    """Write `rows` (dicts) as CSV with the given column names; a missing or None value is an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_parquet(path, table):
+    """Write a pyarrow table to `path`; the same table gives the same bytes."""
+    import pyarrow.parquet
+
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_text(path):
+    """Return the text of a UTF-8 file (a byte order mark is dropped). Raises ByeError where it cannot be read as such."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ByeError(f"{path} does not exist; check the path") from None
+    except OSError as error:
+        raise ByeError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from None
+    except UnicodeDecodeError as error:
+        raise ByeError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def read_json(path):
+    """Return the content of a JSON file. Raises ByeError naming the line where it is not valid JSON."""
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text, path, line=None):
+    """Return the value of JSON `text` that came from `path`, or from one `line` of it (1 is the first)."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        place = f"line {line or error.lineno}, column {error.colno}"
+        raise ByeError(f"{path} is not valid JSON at {place}: {error.msg}; mend the file there") from None
+    except (ValueError, RecursionError) as error:
+        place = f" at line {line}" if line else ""
+        raise ByeError(f"{path} is not valid JSON{place}: {error}; mend the file there") from None
+
+
+def _refuse_constant(name):
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _flush(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(path, partial):
+    """Turn an OSError from writing `path` into a ByeError; one that names some other file passes as it is."""
+    try:
+        yield
+    except OSError as error:
+        place = path if error.filename is None else Path(os.fsdecode(error.filename))
+        ours = place == path or place in path.parents or place.is_relative_to(partial)
+        if not ours or error.errno not in WRITE_PROBLEMS:
+            raise
+        raise ByeError(f"cannot write {path}: {WRITE_PROBLEMS[error.errno]}") from error
