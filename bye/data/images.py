@@ -29,12 +29,12 @@ def image_path(images_root, image):
     root = os.path.realpath(images_root)
     path = os.path.realpath(os.path.join(root, image))
     if os.path.commonpath([root, path]) != root:
-        raise ByeError(f"image path {image!r} leads out of the image folder {images_root}; put the file into the folder")
+        raise ByeError(f"image path {image!r} leads out of the image folder {images_root}; put the file into it")
     return Path(path)
 
 
 def check_image(path):
-    """Return (width, height) of an image from its header alone. Raises ByeError if the file cannot be meant for reading."""
+    """Return (width, height) of an image from its header alone. Raises ByeError as `load_rgb` does."""
     with _opened(path) as image:
         return image.size
 

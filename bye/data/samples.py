@@ -1,14 +1,14 @@
 """Samples: the LLaVA conversation form, as a JSON list or as JSON lines, read, checked, taken apart and written.
 
-A sample is a dict with `id` (string or integer), `image` (a path relative to an image folder that is always given apart)
-and `conversations`, human and gpt turns by turns. The first human turn shows the image by one `<image>`, at its start or
-its end; without one the image is taken to stand first. Every other key is carried along untouched.
+A sample is a dict with `id` (string or integer), `image` (a path relative to an image folder, which is always given
+apart) and `conversations`, human and gpt turn by turn. The first human turn shows the image by one `<image>`, at its
+start or its end; without one the image is taken to stand first. Every other key is carried along untouched.
 """
 
 import json
 import os
 
-from bye.data.images import check_image, image_path
+from bye.data.images import check_image, image_path, load_rgb
 from bye.errors import ByeError
 from bye.files import parse_json, read_text, write_text
 
@@ -30,9 +30,9 @@ def read_samples(path, images_root=None, validate=True):
 
 
 def write_samples(path, samples, like=None):
-    """Write samples as a JSON list, one sample a line; as JSON lines if `path` ends in .jsonl or the file `like` has them."""
+    """Write samples as a JSON list, one a line; as JSON lines if `path` ends in .jsonl or the file `like` has them."""
     lines = [json.dumps(sample, ensure_ascii=False) for sample in samples]
-    if str(path).endswith(".jsonl") or (like is not None and _parse(like)[1]):
+    if str(path).endswith(".jsonl") or (like is not None and read_text(like).lstrip()[:1] == "{"):
         text = "".join(line + "\n" for line in lines)
     else:
         text = "[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n"
@@ -40,7 +40,7 @@ def write_samples(path, samples, like=None):
 
 
 def id_of(sample):
-    """Return the id as a string: the form in which ids are compared and stored in tables (7 and "7" are the same id)."""
+    """Return the id as a string: the form in which ids are compared and stored in tables (7 and "7" are the same)."""
     return str(sample["id"])
 
 
@@ -67,10 +67,11 @@ def with_answer(sample, answer):
     return {**sample, "conversations": [question, {**first, "value": answer}, *rest]}
 
 
-def validate_samples(samples, source, images_root=None):
+def validate_samples(samples, source, images_root=None, decode=False):
     """Raise ByeError if any sample is malformed, naming `source`, how many are, and what is wrong with the first ten.
 
-    Images are looked at only if `images_root` is given: path inside the folder, file there, header readable, size sane.
+    Images are looked at only if `images_root` is given: path inside the folder, file there, header readable, size sane;
+    with `decode`, each is decoded too, which finds damage behind the header but takes the time of reading them all.
     """
     if not samples:
         raise ByeError(f"{source} has no samples; give a file with at least one")
@@ -82,7 +83,7 @@ def validate_samples(samples, source, images_root=None):
         if problem is None and images_root is not None:
             image = sample["image"]
             if image not in images:
-                images[image] = _image_problem(images_root, image)
+                images[image] = _image_problem(images_root, image, decode)
             problem = images[image]
         if problem == NO_IMAGE:
             text_only.append(number)
@@ -133,8 +134,9 @@ def _conversation_problem(turns):
             return f"turn {index + 1} has no text; its `value` must be a string"
         text = turn["value"] if index else _without_placeholder(turn["value"])
         if PLACEHOLDER in text:
-            if index == 0 and turn["value"].count(PLACEHOLDER) > 1:
-                return f"its first turn has {turn['value'].count(PLACEHOLDER)} {PLACEHOLDER} placeholders; one is allowed"
+            count = turn["value"].count(PLACEHOLDER)
+            if index == 0 and count > 1:
+                return f"its first turn has {count} {PLACEHOLDER} placeholders; one is allowed"
             place = "inside the text of its first turn" if index == 0 else f"in turn {index + 1}"
             return f"{PLACEHOLDER} stands {place}; it may stand once, at the start or the end of the first turn"
         if not text.strip():
@@ -156,9 +158,9 @@ def _repeated_id(sample, number, seen):
     return None if first == number else f"its id is also that of entry {first}; ids must differ, also as strings"
 
 
-def _image_problem(images_root, image):
+def _image_problem(images_root, image, decode):
     try:
-        check_image(image_path(images_root, image))
+        (load_rgb if decode else check_image)(image_path(images_root, image))
     except ByeError as error:
         return str(error)
     return None

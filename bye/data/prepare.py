@@ -1,0 +1,48 @@
+"""From a dataset's official layout, or a user's file, to train.json and test.json."""
+
+from pathlib import Path
+
+from bye.data import flickr30k, iconqa, llava, rsvqa, scienceqa
+from bye.data.layout import draw
+from bye.data.samples import validate_samples, write_samples
+from bye.errors import ByeError
+
+LAYOUTS = {"scienceqa": scienceqa, "iconqa": iconqa, "flickr30k": flickr30k, "rsvqa": rsvqa}
+
+
+def prepare(format, root, json, n_train, n_test, seed, out_dir):
+    """Write out_dir/train.json and out_dir/test.json, image paths relative to `root`; return their sizes.
+
+    `format` is scienceqa, iconqa, flickr30k, rsvqa or llava; `json` is the file of llava, and optionally of flickr30k.
+    `n_train` and `n_test` samples are drawn by `seed` from the official training and test splits, None means all (the
+    paper's sizes, Table 4: scienceqa 6218/2017, iconqa 10000/6316, flickr30k 10000/1000, rsvqa 10000/10004); for llava
+    see `bye.data.llava.load`. Every image chosen is decoded once, so that a damaged one stops the run here and not
+    hours later. Raises ByeError, also when more samples are asked for than there are.
+    """
+    for what, count, least in (("training", n_train, 1), ("test", n_test, 0)):
+        if count is not None and count < least:
+            raise ByeError(f"{count} {what} samples are asked for; ask for {least} or more")
+    if not Path(root).is_dir():
+        raise ByeError(f"dataset folder {root} does not exist; give the folder of the download")
+    if format == "llava":
+        train, test = llava.load(root, json, n_train, n_test, seed)
+    elif format in LAYOUTS:
+        train = _official(format, root, "train", json, n_train, seed)
+        test = _official(format, root, "test", json, n_test, seed)
+    else:
+        raise ByeError(f"unknown dataset format {format!r}; choose one of {', '.join([*LAYOUTS, 'llava'])}")
+
+    like = json if format == "llava" else None
+    write_samples(Path(out_dir) / "train.json", train, like)
+    write_samples(Path(out_dir) / "test.json", test, like)
+    return len(train), len(test)
+
+
+def _official(format, root, split, json, count, seed):
+    """Return the drawn and checked samples of one official split."""
+    what = f"{split} samples of {format} in {root}"
+    extra = {"json": json} if format == "flickr30k" else {}
+    samples = draw(LAYOUTS[format].load(root, split, seed, **extra), count, seed, what)
+    if count != 0:
+        validate_samples(samples, what, root, decode=True)
+    return samples

@@ -1,0 +1,40 @@
+"""ScienceQA (Lu et al., NeurIPS 2022): multiple-choice science questions; those with an image.
+
+Layout of the official download, below the root or its sub-folder data/scienceqa:
+problems.json {pid: {question, choices, answer, hint, image, split, ...}}, pid_splits.json {split: [pid, ...]},
+images/{split}/{pid}/image.png. 6,218 training and 2,017 test questions have an image.
+"""
+
+from pathlib import Path
+
+from bye.data.layout import field, multiple_choice, new_sample
+from bye.errors import ByeError
+from bye.files import read_json
+
+
+def load(root, split, seed):
+    """Return the samples of a split ("train", "val" or "test"), image paths relative to `root`; `seed` plays no part.
+
+    The question, its hint as context, the lettered choices and the prompt make the question; the answer is the letter.
+    """
+    base = Path(root) if (Path(root) / "problems.json").exists() else Path(root) / "data" / "scienceqa"
+    problems_file, splits_file = base / "problems.json", base / "pid_splits.json"
+    problems = read_json(problems_file)
+    samples = []
+    for pid in field(read_json(splits_file), split, list, splits_file):
+        where = f"{problems_file}, problem {pid}"
+        if not isinstance(problems, dict) or str(pid) not in problems:
+            raise ByeError(f"{problems_file} has no problem {pid}, which {splits_file} names; download both again")
+        problem = problems[str(pid)]
+        if not problem.get("image"):
+            continue
+        question, letter = multiple_choice(
+            field(problem, "question", str, where),
+            problem.get("hint") or "",
+            field(problem, "choices", list, where),
+            field(problem, "answer", int, where),
+            where,
+        )
+        image = base / "images" / split / str(pid) / problem["image"]
+        samples.append(new_sample(str(pid), image.relative_to(root).as_posix(), question, letter))
+    return samples
