@@ -1,0 +1,162 @@
+"""The extraction stage: one forward pass per sample gives the attention features that the detectors read.
+
+For each sample and decoder layer the attention of the last prompt token (the query of the first token to be generated)
+is reduced to: the entropy of its head-averaged distribution over the image tokens (BYE, Eq. 4 and 5), and the share of
+each head on system, image and question tokens.
+"""
+
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from bye.data.images import load_image
+from bye.data.samples import id_of, question_of, read_samples
+from bye.errors import ByeError
+from bye.files import replacing, write_parquet
+from bye.models import load_model
+from bye.models.attention import LastRow, record_decoder
+from bye.models.family import ImageFeatures, pad, position_ids
+from bye.models.prompt import IMAGE, SYSTEM, TEXT
+
+SECONDS_BETWEEN_LINES = 5
+
+
+def extract(
+    model,
+    adapter,
+    samples,
+    images,
+    out,
+    batch_size=32,
+    maps_for=(),
+    maps_out=None,
+    family=None,
+    threads=None,
+    device="auto",
+    dtype="auto",
+):
+    """Write attention.parquet (and the maps of chosen ids) for the samples of a file, in file order.
+
+    model, adapter, samples, images, out: paths; adapter may be None. maps_for: ids whose head-averaged maps go to the npz
+    file maps_out: ids (n,), maps (n, L, T) and grid (rows, columns). Rows are the first turn's prompt; answers are not seen.
+    Raises ByeError for bad input and where an entropy is not finite.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    entries = read_samples(samples)
+    ids = [id_of(entry) for entry in entries]
+    unknown = sorted(set(map(str, maps_for)) - set(ids))
+    if unknown:
+        raise ByeError(f"there is no sample {unknown[0]!r} in {samples}; correct the ids that maps are asked for")
+    loaded = load_model(model, adapter, expected=family, device=device, dtype=dtype)
+    record_decoder(loaded.model)
+    prompts = [loaded.prompt(name, question_of(entry)) for name, entry in zip(ids, entries, strict=True)]
+    by_image = {entry["image"]: entry for entry in entries}
+    features = ImageFeatures(loaded, lambda name: load_image(images, by_image[name]), cache=False)
+
+    order = np.argsort([len(prompt.ids) for prompt in prompts], kind="stable")  # like lengths together: little padding
+    entropies = np.empty((len(entries), loaded.n_layers), dtype=np.float32)
+    masses = np.empty((len(entries), 3, loaded.n_layers * loaded.n_heads), dtype=np.float32)
+    maps, wanted = {}, set(map(str, maps_for))
+    progress = _Progress(len(entries))
+    for start in range(0, len(entries), batch_size):
+        chosen = order[start : start + batch_size]
+        names = [entries[i]["image"] for i in chosen]
+        attention, roles = last_rows(loaded, [prompts[i] for i in chosen], features(names, batch_size))
+        distribution = image_distribution(attention, roles)  # (B, L, T)
+        entropies[chosen] = entropy(distribution).cpu().numpy()
+        masses[chosen] = masses_by_role(attention, roles).flatten(2).cpu().numpy()
+        for i, row in zip(chosen, distribution, strict=True):
+            if ids[i] in wanted:
+                maps[ids[i]] = row.cpu().numpy()
+        progress(start + len(chosen))
+    _check_finite(entropies, masses, ids, model, adapter)
+    write_parquet(out, _table(ids, loaded, entropies, masses))
+    if maps_out is not None:
+        kept = [name for name in ids if name in maps]
+        stacked = np.array([maps[name] for name in kept], dtype=np.float32).reshape(len(kept), loaded.n_layers, -1)
+        with replacing(maps_out) as partial, open(partial, "wb") as file:
+            np.savez(file, ids=np.array(kept, dtype=str), maps=stacked, grid=np.array(loaded.grid))
+
+
+@torch.no_grad()
+def last_rows(family, prompts, features):
+    """One batched forward pass: the last prompt token's attention (B, L, H, N) and the tokens' roles (B, N).
+
+    prompts: B Tokens of prompts; features: (B, T, D) of their images. Padding, on the left, has role -1 and attention 0.
+    The language model's head is not run.
+    """
+    device = family.model.device
+    ids = pad([prompt.ids for prompt in prompts], 0).to(device)
+    roles = pad([prompt.roles for prompt in prompts], -1).to(device)
+    mask = (roles >= 0).long()
+    with LastRow(mask) as rows:
+        family.model.model.language_model(
+            inputs_embeds=family.embed(ids, features),
+            attention_mask=mask,
+            position_ids=position_ids(mask),
+            use_cache=False,
+        )
+    return rows.attention, roles
+
+
+def image_distribution(attention, roles):
+    """Head-averaged attention over the image tokens, summing to one (Eq. 4): (B, L, H, N), (B, N) -> (B, L, T) float64."""
+    batch, layers, _, length = attention.shape
+    averaged = attention.double().mean(dim=2)  # (B, L, N)
+    on_image = (roles == IMAGE)[:, None].expand(batch, layers, length)
+    picked = averaged[on_image].view(batch, layers, -1)  # every sample has the same number of image tokens
+    return picked / picked.sum(dim=-1, keepdim=True)
+
+
+def entropy(distribution):
+    """Shannon entropy in nats over the last axis (Eq. 5); a probability of zero adds nothing."""
+    return torch.special.entr(distribution).sum(dim=-1)
+
+
+def masses_by_role(attention, roles):
+    """Attention mass of each head on (system, image, question) tokens: (B, L, H, N), (B, N) -> (B, 3, L, H)."""
+    members = torch.stack([roles == role for role in (SYSTEM, IMAGE, TEXT)], dim=1)  # (B, 3, N)
+    return torch.einsum("blhn,brn->brlh", attention, members.to(attention.dtype))
+
+
+def _check_finite(entropies, masses, ids, model, adapter):
+    bad = ~(np.isfinite(entropies).all(axis=1) & np.isfinite(masses).all(axis=(1, 2)))
+    if bad.any():
+        first = int(bad.argmax())
+        layers = np.flatnonzero(~np.isfinite(entropies[first]))
+        where = f"layer {layers[0]}" if len(layers) else "an attention mass"
+        raise ByeError(
+            f"the attention of {bad.sum()} samples is not finite (the first is {ids[first]!r}, {where}) under model {model} "
+            f"with adapter {adapter}; the fine-tune has probably diverged, lower its learning rate"
+        )
+
+
+def _table(ids, family, entropies, masses):
+    """The rows of attention.parquet; the schema's metadata says how many layers and heads there are."""
+    columns = {"id": pa.array(ids, pa.string())}
+    columns["n_image_tokens"] = pa.array([family.n_image_tokens] * len(ids), pa.int32())
+    for layer in range(family.n_layers):
+        columns[f"entropy_{layer:02d}"] = pa.array(entropies[:, layer], pa.float32())
+    for role, name in enumerate(("system_mass", "image_mass", "text_mass")):
+        columns[name] = pa.array(list(masses[:, role]), pa.list_(pa.float32()))
+    metadata = {"n_layers": str(family.n_layers), "n_heads": str(family.n_heads)}
+    return pa.table(columns).replace_schema_metadata(metadata)
+
+
+class _Progress:
+    """One line on stderr every few seconds."""
+
+    def __init__(self, total):
+        self.total, self.start = total, time.monotonic()
+        self.last = self.start
+
+    def __call__(self, done):
+        now = time.monotonic()
+        if now - self.last >= SECONDS_BETWEEN_LINES or done == self.total:
+            rate = done / (now - self.start)
+            print(f"attention: {done} of {self.total} samples, {rate:.0f} a second", file=sys.stderr, flush=True)
+            self.last = now

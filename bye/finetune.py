@@ -1,0 +1,238 @@
+"""The fine-tuning stage: LoRA on the language model with the `transformers` Trainer, resumed where a killed run left off."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from bye.data.images import image_path, load_image
+from bye.data.samples import id_of, read_samples, turns_of
+from bye.errors import ByeError
+from bye.files import replacing_folder, write_csv, write_json
+from bye.models import load_model
+from bye.models.family import ImageFeatures, pad, position_ids
+from bye.models.prompt import ANSWER
+
+IGNORED = -100  # label of a position without loss
+SECONDS_BETWEEN_LINES = 5
+COMPLETE = "complete"  # the marker in a checkpoint folder that was written to its end
+LOGGED = ("step", "epoch", "loss", "learning_rate")
+
+
+def finetune(
+    model,
+    samples,
+    images,
+    out,
+    log,
+    epochs=3,
+    batch_size=16,
+    micro_batch_size=None,
+    learning_rate=2e-4,
+    warmup=0.0,
+    lora_rank=16,
+    lora_alpha=32,
+    lora_dropout=0.0,
+    lora_targets=None,
+    seed=0,
+    cache_features=True,
+    checkpoints=6,
+    checkpoint_folder=None,
+    gradient_checkpointing=False,
+    family=None,
+    threads=None,
+    device="auto",
+    dtype="auto",
+):
+    """Fine-tune `model` on a samples file; write a standard PEFT adapter folder `out` and the loss curve `log` (CSV).
+
+    model: folder or hub id; images: image root; epochs: float; batch_size: samples an optimiser step, of which
+    micro_batch_size are in memory at once; warmup: share of the steps; lora_targets: regular expression over module names,
+    by default every linear layer of the decoder; checkpoints: how many times along the run its state is kept, in
+    checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features: encode each distinct
+    image once and keep the result in memory. Loss is on answer tokens only. The same arguments, seed and number of
+    threads give the same bytes, killed and resumed or not. Raises ByeError for bad input and a loss that is not finite.
+    """
+    settings = {name: value for name, value in locals().items() if name not in ("out", "log", "checkpoint_folder")}
+    if threads:
+        torch.set_num_threads(threads)
+    entries = read_samples(samples)
+    folder = Path(checkpoint_folder or f"{str(out).rstrip('/')}.checkpoints")
+    _prepare_checkpoints(folder, fingerprint(settings, entries))
+
+    set_seed(seed)  # before LoRA's random initialisation
+    loaded = load_model(model, expected=family, device=device, dtype=dtype)
+    dataset = [(loaded.conversation(id_of(entry), turns_of(entry)), entry["image"]) for entry in entries]
+    by_image = {entry["image"]: entry for entry in entries}
+    features = ImageFeatures(loaded, lambda name: load_image(images, by_image[name]), cache=cache_features)
+    if cache_features:
+        features(list(by_image))
+    lora = LoraConfig(
+        r=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        target_modules=lora_targets or loaded.lora_targets,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(model),
+    )
+    try:
+        adapted = get_peft_model(loaded.model, lora)
+    except ValueError as error:
+        raise ByeError(f"LoRA does not fit the model {model} ({error}); correct lora_targets") from None
+
+    micro = min(micro_batch_size or batch_size, batch_size)
+    if batch_size % micro:
+        raise ByeError(f"batch_size {batch_size} is not a multiple of micro_batch_size {micro}; choose one that divides it")
+    steps = math.ceil(math.ceil(len(entries) / micro) / (batch_size // micro)) * epochs
+    log_every = max(1, math.ceil(steps / 200))
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=batch_size // micro,
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=math.ceil(warmup * steps),
+        optim="adamw_torch",
+        weight_decay=0.0,
+        seed=seed,
+        bf16=loaded.model.dtype == torch.bfloat16,
+        use_cpu=loaded.model.device.type == "cpu",
+        gradient_checkpointing=gradient_checkpointing,
+        logging_steps=log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if checkpoints else "no",
+        save_steps=log_every * max(1, math.ceil(steps / log_every / (checkpoints + 1))),
+        save_total_limit=2,  # the newest may be unfinished
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    trainer = FeatureTrainer(
+        model=adapted,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collate,
+        callbacks=[Watch()],
+        embed=loaded.embed,
+        features=features,
+    )
+    for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ in ("PrinterCallback", "ProgressCallback")]:
+        trainer.remove_callback(callback)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+
+    rows = [{name: entry[name] for name in LOGGED} for entry in trainer.state.log_history if "loss" in entry]
+    write_csv(log, rows, LOGGED)
+    with replacing_folder(out) as partial:
+        adapted.save_pretrained(str(partial), safe_serialization=True)
+        (partial / "README.md").unlink(missing_ok=True)  # an empty form
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def collate(batch):
+    """Pad [(Tokens, image name), ...] on the left: ids and labels (B, N), and the image names.
+
+    With the answers at the right edge, a plain number of last positions is all that the language model's head must see.
+    """
+    labels = [[i if role == ANSWER else IGNORED for i, role in zip(t.ids, t.roles, strict=True)] for t, _ in batch]
+    return {
+        "ids": pad([tokens.ids for tokens, _ in batch], 0),
+        "mask": pad([[1] * len(tokens.ids) for tokens, _ in batch], 0),
+        "labels": pad(labels, IGNORED),
+        "images": [image for _, image in batch],
+    }
+
+
+class FeatureTrainer(Trainer):
+    """A Trainer whose batches name their images; the frozen vision tower's features come from an ImageFeatures."""
+
+    def __init__(self, *args, embed, features, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.embed, self.features = embed, features
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        labels, mask = inputs["labels"], inputs["mask"]
+        first_answer = int((labels != IGNORED).any(dim=0).nonzero()[0])
+        keep = labels.shape[1] - first_answer + 1  # from the position that predicts the first answer token on
+        inputs = {
+            "inputs_embeds": self.embed(inputs["ids"], self.features(inputs["images"])),
+            "attention_mask": mask,
+            "position_ids": position_ids(mask),
+            "labels": labels[:, -keep:],
+            "logits_to_keep": keep,
+            "use_cache": False,
+        }
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class Watch(TrainerCallback):
+    """Print a line every few seconds, stop at a loss that is not finite, and mark checkpoints that are complete."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.start = self.printed = time.monotonic()
+        self.first_step = state.global_step
+        if self.first_step:
+            print(f"finetune: resumed at step {self.first_step} of {state.max_steps}", file=sys.stderr, flush=True)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise ByeError(f"the loss is {loss} at step {state.global_step}; lower the learning rate ({args.learning_rate})")
+        now = time.monotonic()
+        if now - self.printed >= SECONDS_BETWEEN_LINES or state.global_step == state.max_steps:
+            rate = (state.global_step - self.first_step) / (now - self.start)
+            left = (state.max_steps - state.global_step) / rate
+            print(
+                f"finetune: step {state.global_step} of {state.max_steps}, loss {loss:.4f}, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+            self.printed = now
+
+    def on_save(self, args, state, control, **kwargs):
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def fingerprint(settings, entries):
+    """Hash of all that a run's result depends on: its settings, its samples and its images (size and time of change)."""
+    root = settings["images"]
+    images = {}
+    for name in sorted({entry["image"] for entry in entries}):
+        status = os.stat(image_path(root, name))
+        images[name] = (status.st_size, status.st_mtime_ns)
+    weights = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(Path(settings["model"]).glob("*.safetensors"))]
+    text = json.dumps([settings, entries, images, weights, torch.__version__], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _prepare_checkpoints(folder, wanted):
+    """Keep a checkpoint folder of the same fingerprint, without its unfinished checkpoints; empty any other."""
+    note = folder / "fingerprint.json"
+    try:
+        found = json.loads(note.read_text())
+    except (OSError, ValueError):
+        found = None
+    if found != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(note, wanted)
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / COMPLETE).exists():
+            shutil.rmtree(checkpoint)
+
+
+def _last_checkpoint(folder):
+    """Path of the newest complete checkpoint, or None."""
+    complete = folder.glob(f"checkpoint-*/{COMPLETE}")
+    steps = [int(marker.parent.name.split("-")[1]) for marker in complete]
+    return str(folder / f"checkpoint-{max(steps)}") if steps else None

@@ -1,0 +1,15 @@
+"""Vision-language models: one adapter per family, their prompts, and the attention that is read off them."""
+
+from bye.models.family import load, load_adapter
+from bye.models.internvl import InternVL
+from bye.models.llava import Llava
+
+FAMILIES = {family.model_type: family for family in (Llava, InternVL)}
+
+
+def load_model(path, adapter=None, **options):
+    """Load a base model, and an adapter on it if one is given (see `bye.models.family.load` for the options)."""
+    family = load(FAMILIES, path, **options)
+    if adapter is not None:
+        load_adapter(family, adapter)
+    return family

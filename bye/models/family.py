@@ -1,0 +1,241 @@
+"""What a family of vision-language models must tell the suite, and what all families have in common."""
+
+import json
+import os
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+from transformers.utils import cached_file
+
+from bye.errors import ByeError
+from bye.models.prompt import PromptEncoder
+
+# LoRA goes on every linear layer of the language model; the vision tower has projections of the same names.
+LORA_TARGETS = r".*\.language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+class Family:
+    """A loaded base model with all that depends on its family. Subclasses fill in the class attributes and two methods.
+
+    model_type: as in config.json; image_token: what the chat template writes for the image.
+    model: the `transformers` model, in eval mode; encoder: its PromptEncoder.
+    """
+
+    model_type = None
+    image_token = None
+    lora_targets = LORA_TARGETS
+
+    def __init__(self, path, model, tokenizer, template, image_processor):
+        self.path, self.model, self.tokenizer, self.image_processor = path, model, tokenizer, image_processor
+        try:
+            self.encoder = PromptEncoder(tokenizer, template, self.image_token, self.image_ids(), self.image_token_id)
+        except ByeError as error:
+            raise ByeError(f"model {path}: {error}") from None
+
+    @classmethod
+    def classes(cls):
+        """Return (model class, image processor class), imported here so that one family costs no other's imports."""
+        raise NotImplementedError
+
+    def image_ids(self):
+        """Return the token ids that stand for one image, in order."""
+        raise NotImplementedError
+
+    @property
+    def image_token_id(self):
+        """The id whose embedding is replaced by an image feature."""
+        return self.model.config.image_token_id
+
+    @property
+    def n_image_tokens(self):
+        """Number of image tokens T of one image."""
+        return self.model.config.image_seq_length
+
+    @property
+    def grid(self):
+        """(rows, columns) of the image tokens, in raster order."""
+        side = round(self.n_image_tokens**0.5)
+        return (side, side)
+
+    @property
+    def n_layers(self):
+        """Number of decoder layers L."""
+        return self.model.config.text_config.num_hidden_layers
+
+    @property
+    def n_heads(self):
+        """Number of query heads H of a decoder layer."""
+        return self.model.config.text_config.num_attention_heads
+
+    @property
+    def max_tokens(self):
+        """The longest sequence that the decoder's positions allow."""
+        return self.model.config.text_config.max_position_embeddings
+
+    def pixels(self, images):
+        """Preprocess PIL RGB images as the checkpoint says, without torchvision: (B, 3, height, width) float32."""
+        return self.image_processor(images=images, return_tensors="pt")["pixel_values"]
+
+    @torch.no_grad()
+    def image_features(self, pixels):
+        """Run vision tower and projector on (B, 3, height, width) pixels: (B, T, D)."""
+        pixels = pixels.to(self.model.device, self.model.dtype)
+        features = self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+        return features if isinstance(features, torch.Tensor) else torch.stack(list(features))
+
+    @torch.no_grad()
+    def embed(self, ids, features):
+        """Embed (B, N) token ids, image features (B, T, D) in the places of the image tokens: (B, N, D)."""
+        embeddings = self.model.get_input_embeddings()(ids)
+        return embeddings.masked_scatter((ids == self.image_token_id).unsqueeze(-1), features.to(embeddings))
+
+    def decode(self, ids):
+        """Text of generated token ids, special tokens left out and outer blanks cut."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
+    def prompt(self, sample_id, question):
+        """Tokens of a prompt; errors name the sample."""
+        return self._checked(sample_id, self.encoder.prompt, question)
+
+    def conversation(self, sample_id, turns):
+        """Tokens of a training conversation; errors name the sample."""
+        return self._checked(sample_id, self.encoder.conversation, turns)
+
+    def _checked(self, sample_id, encode, text):
+        try:
+            tokens = encode(text)
+        except ByeError as error:
+            raise ByeError(f"sample {sample_id!r}: {error}") from None
+        if len(tokens.ids) > self.max_tokens:
+            raise ByeError(
+                f"sample {sample_id!r} has {len(tokens.ids)} tokens, and the model takes {self.max_tokens}; shorten its text"
+            )
+        return tokens
+
+
+def pad(sequences, value, side="left"):
+    """Stack 1-D integer arrays into one (B, N) int64 tensor, the shorter ones filled with `value` on one side."""
+    length = max(map(len, sequences))
+    stacked = np.full((len(sequences), length), value, dtype=np.int64)
+    for row, sequence in zip(stacked, sequences, strict=True):
+        row[length - len(sequence) if side == "left" else 0 :][: len(sequence)] = sequence
+    return torch.from_numpy(stacked)
+
+
+def position_ids(mask):
+    """Positions that count a row's own tokens only, from its (B, N) mask of zeros and ones."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+class ImageFeatures:
+    """Projected image features by image name; each distinct image is encoded once if `cache` is true.
+
+    open_image: a function from a name to a PIL RGB image.
+    """
+
+    def __init__(self, family, open_image, cache):
+        self.family, self.open_image, self.cache = family, open_image, cache
+        self.known = {}
+
+    def __call__(self, names, batch_size=32):
+        """Features of the named images in that order: (B, T, D)."""
+        features = self.known if self.cache else {}
+        missing = [name for name in dict.fromkeys(names) if name not in features]
+        for start in range(0, len(missing), batch_size):
+            batch = missing[start : start + batch_size]
+            encoded = self.family.image_features(self.family.pixels([self.open_image(name) for name in batch]))
+            features.update(zip(batch, encoded, strict=True))
+        return torch.stack([features[name] for name in names])
+
+
+def load(families, path, expected=None, attention="sdpa", device="auto", dtype="auto"):
+    """Load a base model from a folder or hub id as one of `families` (a dict from model_type to a Family subclass).
+
+    expected: the model_type the user stated, or None. attention: of decoder and tower, as in `transformers`.
+    device: "auto" is the first CUDA device or the CPU; dtype: "auto" is bfloat16 on CUDA and float32 on the CPU.
+    Weights are read from safetensors only and no code of the checkpoint is run. Raises ByeError for anything else.
+    """
+    model_type = _model_type(path)
+    if expected is not None and model_type != expected:
+        raise ByeError(f"model {path} is of type {model_type!r}, not {expected!r}; correct the family or the path")
+    if model_type not in families:
+        hint = "; use a checkpoint in the native format of transformers (-hf)" if model_type == "internvl_chat" else ""
+        raise ByeError(f"model {path} is of type {model_type!r}; supported are {', '.join(families)}{hint}")
+    family = families[model_type]
+    model_class, processor_class = family.classes()
+    device, dtype = choose_device(device, dtype)
+    options = {"use_safetensors": True, "trust_remote_code": False, "dtype": dtype, "attn_implementation": attention}
+    try:
+        model = model_class.from_pretrained(path, **options).to(device).eval().requires_grad_(False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        image_processor = processor_class.from_pretrained(path)
+    except Exception as error:  # a broken folder fails in many ways; all of them mean the same to the user
+        reason = " ".join(str(error).split())
+        raise ByeError(f"model {path} cannot be loaded as {model_type} ({reason[:300]}); check or replace it") from error
+    return family(path, model, tokenizer, _chat_template(path, tokenizer), image_processor)
+
+
+def choose_device(device, dtype):
+    """Resolve "auto": (torch device, torch dtype)."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    return torch.device(device), getattr(torch, dtype)
+
+
+def load_adapter(family, adapter):
+    """Put the LoRA adapter of a PEFT folder on the family's model.
+
+    In float32 it is merged into the weights, which changes nothing but the speed; in half precision merging would round it.
+    Raises ByeError where the folder is no adapter in safetensors or does not fit the model.
+    """
+    if not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
+        raise ByeError(f"{adapter} is no PEFT adapter (it has no adapter_config.json); give the folder that finetune wrote")
+    if not os.path.isfile(os.path.join(adapter, "adapter_model.safetensors")):
+        raise ByeError(f"{adapter} has no adapter_model.safetensors; weights are read as safetensors only, convert them")
+    from peft import PeftModel
+
+    try:
+        wrapped = PeftModel.from_pretrained(family.model, str(adapter))
+    except Exception as error:  # a broken or foreign adapter fails in many ways
+        reason = " ".join(str(error).split())
+        raise ByeError(f"adapter {adapter} does not fit the model {family.path} ({reason[:300]})") from error
+    family.model = wrapped.merge_and_unload() if family.model.dtype == torch.float32 else wrapped.base_model.model
+    family.model.eval().requires_grad_(False)
+
+
+def _model_type(path):
+    """The model_type in config.json of a folder or hub id, after a check that the weights can be safetensors."""
+    if os.path.isdir(path):
+        names = os.listdir(path)
+        if "config.json" not in names:
+            raise ByeError(f"model {path} has no config.json; give a folder in the layout of transformers, or a hub id")
+        if not any(name.endswith(".safetensors") for name in names):
+            pickled = any(name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")) for name in names)
+            found = "only pickled weights, which could run code when read" if pickled else "no weights"
+            raise ByeError(f"model {path} has {found}; give one with safetensors")
+    elif os.path.exists(path) or str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
+        raise ByeError(f"model {path} is neither a folder nor a hub id (owner/name); check the path")
+    try:
+        with open(cached_file(path, "config.json"), encoding="utf-8") as file:
+            return json.load(file).get("model_type")
+    except ValueError as error:
+        raise ByeError(f"model {path}: config.json is not valid JSON ({error}); download it again") from None
+    except OSError:
+        raise ByeError(f"model {path} is neither a folder here nor found on the hub; check the path or the network") from None
+
+
+def _chat_template(path, tokenizer):
+    """The checkpoint's chat template: with the tokenizer, or in the older chat_template.json of its processor."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template is None:
+        file = cached_file(path, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+        if file is None:
+            raise ByeError(f"model {path} has no chat template; add its chat_template.jinja")
+        with open(file, encoding="utf-8") as opened:
+            template = json.load(opened)["chat_template"]
+    return template
