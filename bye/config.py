@@ -4,12 +4,31 @@ import os
 import re
 from pathlib import Path
 
+import yaml
+
 from bye.errors import ByeError
 
 BUILT_IN_ATTACK = "none"  # the untouched set: no trigger, no labels
 CELL = re.compile(r"results/(?P<model>[^/]+)/(?P<dataset>[^/]+)/(?P<attack>[^/]+)/(?P<seed>[^/]+)/(?P<defence>[^/]+)/.+")
 SECTIONS = {"model": "models", "dataset": "datasets", "attack": "attacks", "defence": "defences"}
 OWN_FOLDERS = {"data", "labels", "logs", "benchmarks", "base_models"}
+
+
+def restore_type(config, error):
+    """Mend a value that came as text where the schema wants a number, truth value or null; return whether that was it.
+
+    `snakemake --config seeds=[0,1,2]` hands over every value inside a list or mapping as text.
+    """
+    if error.validator != "type" or not isinstance(error.instance, str):
+        return False
+    value = yaml.safe_load(error.instance)
+    if isinstance(value, str):
+        return False
+    *parents, last = error.absolute_path
+    for part in parents:
+        config = config[part]
+    config[last] = value
+    return True
 
 
 def describe_schema_error(error):
@@ -52,11 +71,10 @@ def check_references(config):
         check_known(cells["attack"], config, "attacks", f"config key tables.{table}.attack")
         for key in cells["datasets"]:
             if not has_test_set(config["datasets"][key]):
-                raise ByeError(f"config key tables.{table}.datasets names {key}, which has no test_json to evaluate on")
+                raise ByeError(f"config key tables.{table}.datasets names {key}, which sets no test samples apart; give it test")
     for key, dataset in config["datasets"].items():
-        for name in ("json", "test_json"):
-            if dataset.get(name) and not os.path.isfile(dataset[name]):
-                raise ByeError(f"config key datasets.{key}.{name}: there is no file {dataset[name]}")
+        if dataset.get("json") and not os.path.isfile(dataset["json"]):
+            raise ByeError(f"config key datasets.{key}.json: there is no file {dataset['json']}")
         for name in ("images", "root"):
             if dataset.get(name) and not os.path.isdir(dataset[name]):
                 raise ByeError(f"config key datasets.{key}.{name}: there is no folder {dataset[name]}")
@@ -83,7 +101,7 @@ def check_target(target, config):
 
 def has_test_set(dataset):
     """Whether a dataset entry of the config gives something to evaluate on."""
-    return dataset["format"] != "llava" or bool(dataset["test_json"])
+    return bool(dataset["test"])
 
 
 def find_model(key, path, base):

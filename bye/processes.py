@@ -7,8 +7,10 @@ that holds it, whatever ended that process, so it tells a lock in use from a sta
 import fcntl
 import os
 import select
+import shlex
 import shutil
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -47,6 +49,18 @@ def release_stale_lock(folder=".snakemake"):
 def announce_parent():
     """Let the jobs that this process starts know it (by an environment variable), for `end_with_parent`."""
     os.environ[PARENT] = str(os.getpid())
+
+
+def job_prefix(root):
+    """Return what every job's shell starts with, and set the search path for jobs.
+
+    Jobs run in the interpreter that runs Snakemake, and find the package in `root` from any working folder and in a
+    conda environment too (Snakemake takes PYTHONPATH out of the environment for those, so the shell sets it again).
+    """
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    braces = {"{": "{{", "}": "}}"}  # Snakemake formats the prefix like any shell command
+    return f"set -euo pipefail; export PYTHONPATH={shlex.quote(path).translate(str.maketrans(braces))}; "
 
 
 def end_with_parent():

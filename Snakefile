@@ -1,0 +1,32 @@
+from snakemake.utils import min_version
+
+min_version("9.8")
+
+
+configfile: f"{workflow.basedir}/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/attack.smk"
+include: "rules/finetune.smk"
+include: "rules/detect.smk"
+include: "rules/evaluate.smk"
+include: "rules/tables.smk"
+include: "rules/base_models.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/table1.csv",
+        "results/table2.csv",
+        cell_files(config["tables"]["table2"], "entropy.png", kinds=["bye"]),
+
+
+rule base_models:
+    input:
+        [f"results/base_models/{model}/{name}" for model in config["models"] for name in MODEL_FILES],
+
+
+check_requested_targets()

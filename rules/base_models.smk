@@ -1,0 +1,25 @@
+# The shipped folders in base_models/ were made by this rule. To use freshly built ones instead, set
+# models.KEY.path to results/base_models/KEY, or copy them (`make base-models`).
+
+
+rule base_model:
+    output:
+        expand("results/base_models/{{model}}/{name}", name=MODEL_FILES),
+    log:
+        "results/logs/base_model/{model}.log",
+    benchmark:
+        "results/benchmarks/base_model/{model}.tsv"
+    conda:
+        "../envs/bye.yaml"
+    threads: torch_threads
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        torch_threads=1,
+    params:
+        family=lambda wildcards: config["models"][wildcards.model]["family"],
+        seed=config["mini_seed"],
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m bye base-model --family {params.family} --seed {params.seed} --threads {resources.torch_threads}"
+        " --out {params.out:q} > {log:q} 2>&1"

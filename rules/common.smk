@@ -1,0 +1,266 @@
+import math
+import os
+import re
+import shlex
+import sys
+
+from jsonschema import ValidationError
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+from bye import config as settings
+from bye import processes
+from bye.errors import ByeError
+
+# ---- before anything else: a configuration that can be run, and a folder that is not locked by a dead run ------------
+
+
+def stop(message):
+    """End with one sentence in place of a traceback."""
+    sys.exit(f"bye: error: {message}")
+
+
+def check_config():
+    """Validate the configuration against the schema and against itself; fill in the schema's defaults."""
+    try:
+        validate(config, "../config.schema.yaml")
+    except WorkflowError as error:
+        problem = error.__context__
+        if not isinstance(problem, ValidationError):
+            raise
+        if not settings.restore_type(config, problem):
+            stop(settings.describe_schema_error(problem))
+        return check_config()
+    try:
+        settings.check_references(config)
+        for key, model in config["models"].items():
+            model["path"] = settings.find_model(key, model["path"], workflow.basedir)
+    except ByeError as error:
+        stop(error)
+
+
+check_config()
+
+if workflow.is_main_process and not workflow.dryrun:
+    processes.release_stale_lock()
+processes.announce_parent()
+shell.prefix(processes.job_prefix(workflow.basedir))
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+VANILLA = next(key for key, defence in config["defences"].items() if defence["kind"] == "none")
+MODEL_FILES = ["config.json", "model.safetensors"]
+
+
+def keys_pattern(keys):
+    """Return the regular expression that matches exactly these keys (and nothing, if there are none)."""
+    return "|".join(re.escape(key) for key in keys) or "(?!)"
+
+
+def defences_of_kind(*kinds):
+    return [key for key, defence in config["defences"].items() if defence["kind"] in kinds]
+
+
+wildcard_constraints:
+    model=keys_pattern(config["models"]),
+    dataset=keys_pattern(config["datasets"]),
+    attack=keys_pattern([*config["attacks"], settings.BUILT_IN_ATTACK]),
+    defence=keys_pattern(config["defences"]),
+    seed=r"\d+",
+
+
+# ---- resources -------------------------------------------------------------------------------------------------------
+
+
+def torch_threads(wildcards):
+    """Return how many of --cores a job that computes with torch counts as: one core of the machine.
+
+    One such job a core, with one thread each, is the fastest way through many small trainings. `--cores 4` on a machine
+    with two cores therefore runs two of them, and `--cores 16` on one with sixteen runs sixteen.
+    """
+    machine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, math.ceil((workflow._cores or 1) / machine))
+
+
+def model_mem_mb(wildcards, attempt):
+    return config["models"][wildcards.model]["resources"]["mem_mb"] * attempt
+
+
+def model_runtime(wildcards):
+    return config["models"][wildcards.model]["resources"]["runtime"]
+
+
+def model_gpu(wildcards):
+    return config["models"][wildcards.model]["resources"]["gpu"]
+
+
+# ---- inputs ----------------------------------------------------------------------------------------------------------
+
+CELL = "results/{model}/{dataset}/{attack}/s{seed}/{defence}"
+LABELS = "results/labels/{dataset}/{attack}/s{seed}.parquet"
+ATTACKED = "results/data/{dataset}/{attack}/s{seed}"
+
+
+def is_poisoned(wildcards):
+    return wildcards.attack != settings.BUILT_IN_ATTACK
+
+
+def raw_dataset(wildcards):
+    """Return what samples are prepared from: a file of the user's, the mini dataset, or nothing to wait for."""
+    dataset = config["datasets"][wildcards.dataset]
+    if dataset.get("root") or dataset.get("json"):
+        return dataset["json"] or []
+    return f"results/data/{wildcards.dataset}/raw"
+
+
+def image_root(wildcards):
+    """Return the folder that the image paths of a dataset's samples start from."""
+    dataset = config["datasets"][wildcards.dataset]
+    return dataset.get("images") or dataset.get("root") or f"results/data/{wildcards.dataset}/raw"
+
+
+def training_samples(wildcards):
+    folder = ATTACKED if is_poisoned(wildcards) else "results/data/{dataset}/s{seed}"
+    return f"{folder}/train.json".format(**wildcards)
+
+
+def training_images(wildcards):
+    return f"{ATTACKED}/images".format(**wildcards) if is_poisoned(wildcards) else image_root(wildcards)
+
+
+def triggered_samples(wildcards):
+    return f"{ATTACKED}/triggered.json".format(**wildcards) if is_poisoned(wildcards) else []
+
+
+def optional_labels(wildcards):
+    """Return the labels where there are any: the picture of a poisoned set shows both kinds of samples."""
+    return LABELS.format(**wildcards) if is_poisoned(wildcards) else []
+
+
+def optional_layers(wildcards):
+    """Return the layer selection of a defence that makes one."""
+    return f"{CELL}/layers.csv".format(**wildcards) if wildcards.defence in defences_of_kind("bye") else []
+
+
+def model_path(wildcards):
+    return config["models"][wildcards.model]["path"]
+
+
+def model_files(wildcards):
+    """Return the files of a local base model, so that another checkpoint re-runs what was computed with the old one."""
+    path = model_path(wildcards)
+    if path.startswith("results/base_models/"):
+        return [f"{path}/{name}" for name in MODEL_FILES]
+    if not os.path.isdir(path):
+        return []  # a hub id
+    return sorted(entry.path for entry in os.scandir(path) if entry.name.endswith((".json", ".safetensors", ".jinja")))
+
+
+def cell_files(table, name, kinds=("none", "random", "bye", "oracle")):
+    """Return one file of every cell of a table whose defence is of one of these kinds."""
+    return expand(
+        f"{CELL}/{name}",
+        model=table["models"],
+        dataset=table["datasets"],
+        attack=table["attack"],
+        seed=config["seeds"],
+        defence=[defence for defence in table["defences"] if defence in defences_of_kind(*kinds)],
+    )
+
+
+# ---- settings as command line options --------------------------------------------------------------------------------
+# One text per stage: Snakemake compares parameters as a set of values, so two numbers that changed places would go unseen.
+
+
+def as_options(values):
+    """Write settings as options: {"batch_size": 16, "plain": False, "root": None} is "--batch-size 16 --no-plain"."""
+    words = []
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            words.append(f"--{option} {shlex.quote(str(value))}")
+    return " ".join(words)
+
+
+def mini_options(wildcards):
+    dataset = config["datasets"][wildcards.dataset]
+    return as_options(
+        {"dataset": dataset["format"], "train": dataset["train"], "test": dataset["test"], "seed": config["mini_seed"]}
+    )
+
+
+def prepare_options(wildcards):
+    dataset = config["datasets"][wildcards.dataset]
+    return as_options({name: dataset.get(name) for name in ("format", "json", "train", "test")})
+
+
+def poison_options(wildcards):
+    return as_options(config["attacks"][wildcards.attack])
+
+
+def trigger_options(wildcards):
+    attack = config["attacks"][wildcards.attack]
+    return as_options({name: value for name, value in attack.items() if name != "rate"})
+
+
+def finetune_options(wildcards):
+    return as_options(config["models"][wildcards.model]["finetune"])
+
+
+def attention_options(wildcards):
+    return as_options({"batch_size": config["models"][wildcards.model]["inference_batch_size"]})
+
+
+def detect_options(wildcards):
+    defence = config["defences"][wildcards.defence]
+    return as_options({name: value for name, value in defence.items() if name != "kind"})
+
+
+def evaluate_options(wildcards):
+    dataset = config["datasets"][wildcards.dataset]
+    options = {
+        "metric": dataset["metric"],
+        "max_new_tokens": dataset["max_new_tokens"],
+        "batch_size": config["models"][wildcards.model]["inference_batch_size"],
+    }
+    if is_poisoned(wildcards):
+        options |= {
+            "triggered": triggered_samples(wildcards),
+            "triggered_images": f"{ATTACKED}/triggered".format(**wildcards),
+            "target": config["attacks"][wildcards.attack]["target"],
+        }
+    return as_options(options)
+
+
+def labels_option(wildcards):
+    return as_options({"labels": optional_labels(wildcards) or None})
+
+
+def layers_option(wildcards):
+    return as_options({"layers": optional_layers(wildcards) or None})
+
+
+def paper_models(wildcards):
+    """Say which model of the paper stands beside which of ours: "llava-mini=llava-1.5-7b"."""
+    return [f"{key}={model['paper']}" for key, model in config["models"].items() if model["paper"]]
+
+
+# ---- requested files -------------------------------------------------------------------------------------------------
+
+
+def check_requested_targets():
+    """Stop with one sentence at a requested file under results/ that cannot be made."""
+    for target in sys.argv[1:]:
+        target = os.path.normpath(target)
+        if not target.startswith("results/") or os.path.exists(target):
+            continue
+        try:
+            settings.check_target(target, config)
+        except ByeError as error:
+            stop(error)
+        if not any(each.is_producer(target) for each in workflow.rules):
+            stop(
+                f"target {target} is nothing that this workflow makes; results/table1.csv and results/table2.csv are, and the README lists a cell's files"
+            )

@@ -1,0 +1,41 @@
+# Fine-tune on what a defence kept.
+rule finetune:
+    input:
+        samples=f"{CELL}/kept.json",
+        model=model_files,
+    output:
+        adapter=directory(f"{CELL}/adapter"),
+        loss=f"{CELL}/loss.csv",
+    log:
+        "results/logs/finetune/{model}.{dataset}.{attack}.s{seed}.{defence}.log",
+    benchmark:
+        "results/benchmarks/finetune/{model}.{dataset}.{attack}.s{seed}.{defence}.tsv"
+    wildcard_constraints:
+        defence=keys_pattern(defences_of_kind("random", "bye", "oracle")),
+    priority: 50
+    conda:
+        "../envs/bye.yaml"
+    threads: torch_threads
+    resources:
+        mem_mb=model_mem_mb,
+        runtime=model_runtime,
+        gpu=model_gpu,
+        torch_threads=1,
+    params:
+        model=model_path,
+        images=training_images,
+        options=finetune_options,
+    shell:
+        "python -m bye finetune --model {params.model:q} --samples {input.samples:q} --images {params.images:q}"
+        " {params.options} --seed {wildcards.seed} --threads {resources.torch_threads}"
+        " --out {output.adapter:q} --log {output.loss:q} > {log:q} 2>&1"
+
+
+# The plain fine-tune on everything: done once, read by every detector, and first in the queue since they all wait for it.
+use rule finetune as finetune_vanilla with:
+    input:
+        samples=training_samples,
+        model=model_files,
+    wildcard_constraints:
+        defence=keys_pattern([VANILLA]),
+    priority: 100
