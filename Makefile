@@ -1,0 +1,68 @@
+# `make` lists the commands. Needed beforehand: git, make and Python 3.11 or newer with its venv module.
+
+CORES ?= 4
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help table1 table2 all base-models test test-all lint format bench clean distclean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make table1       results/table1.csv: CP and ASR of every defence, beside the paper's (CORES=4)"
+	@echo "make table2       results/table2.csv: precision, recall and F1 of BYE, beside the paper's"
+	@echo "make all          both tables and the entropy histograms"
+	@echo "make base-models  pre-train the mini base models from scratch into results/base_models (long)"
+	@echo "make test         the tests; make test-all adds the slow ones"
+	@echo "make bench        speed of the attention extraction against a plain forward and the authors' way"
+	@echo "make lint         ruff, snakefmt and snakemake --lint; make format rewrites"
+	@echo "make clean        remove results/ and Snakemake's records; make distclean removes .venv too"
+
+# The first Python that is new enough, in a fresh environment with the pinned packages and this project, editable.
+$(INSTALLED): requirements.lock pyproject.toml
+	@for python in python3.11 python3 python3.12 python3.13 python; do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && found="$$python" && break; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "bye: error: no Python 3.11 or newer found; install it with its venv module and run make again" >&2; exit 2; \
+	fi; \
+	echo "Installing into $(VENV) with $$found (once; a few minutes)"; \
+	"$$found" -m venv --clear $(VENV)
+	python -m pip install --disable-pip-version-check --requirement requirements.lock
+	python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(INSTALLED)
+
+table1 table2: $(INSTALLED)
+	snakemake --cores $(CORES) results/$@.csv
+
+all: $(INSTALLED)
+	snakemake --cores $(CORES)
+
+base-models: $(INSTALLED)
+	snakemake --cores $(CORES) base_models
+
+test: $(INSTALLED)
+	pytest -m "not slow"
+
+test-all: $(INSTALLED)
+	pytest
+
+bench: $(INSTALLED)
+	python -m bye bench
+
+lint: $(INSTALLED)
+	ruff check .
+	snakefmt --check Snakefile rules
+	snakemake --lint
+
+format: $(INSTALLED)
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile rules
+
+clean:
+	rm -rf results .snakemake
+
+distclean: clean
+	rm -rf $(VENV)
