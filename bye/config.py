@@ -9,8 +9,6 @@ import yaml
 from bye.errors import ByeError
 
 BUILT_IN_ATTACK = "none"  # the untouched set: no trigger, no labels
-CELL = re.compile(r"results/(?P<model>[^/]+)/(?P<dataset>[^/]+)/(?P<attack>[^/]+)/(?P<seed>[^/]+)/(?P<defence>[^/]+)/.+")
-SECTIONS = {"model": "models", "dataset": "datasets", "attack": "attacks", "defence": "defences"}
 OWN_FOLDERS = {"data", "labels", "logs", "benchmarks", "base_models"}
 
 
@@ -47,8 +45,8 @@ def describe_schema_error(error):
         return f"{here} is {error.instance!r}; known values: {', '.join(map(str, error.validator_value))}"
     if "propertyNames" in error.absolute_schema_path:
         return (
-            f"the name {error.instance!r} cannot be used in section {where or 'at the top'}: names are letters, digits, "
-            f"'.', '-' and '_', and not one of the suite's own ({', '.join(sorted(OWN_FOLDERS | {'raw', 'none'}))})"
+            f"the name {error.instance!r} cannot be used in config section {where}: names are made of letters, digits, "
+            f"'.', '-' and '_', and are none of the suite's own ({', '.join(sorted(OWN_FOLDERS | {'raw', 'none'}))})"
         )
     return f"{here}: {error.message}; see config.schema.yaml for what it may be"
 
@@ -71,7 +69,9 @@ def check_references(config):
         check_known(cells["attack"], config, "attacks", f"config key tables.{table}.attack")
         for key in cells["datasets"]:
             if not has_test_set(config["datasets"][key]):
-                raise ByeError(f"config key tables.{table}.datasets names {key}, which sets no test samples apart; give it test")
+                raise ByeError(
+                    f"config key tables.{table}.datasets names {key}, which has no test samples; set datasets.{key}.test"
+                )
     for key, dataset in config["datasets"].items():
         if dataset.get("json") and not os.path.isfile(dataset["json"]):
             raise ByeError(f"config key datasets.{key}.json: there is no file {dataset['json']}")
@@ -88,15 +88,17 @@ def check_known(key, config, section, asked_by):
 
 
 def check_target(target, config):
-    """Check the model, dataset, attack, seed and defence in a requested path under results/. Raises ByeError."""
-    cell = CELL.fullmatch(target)
-    if cell and target.split("/")[1] not in OWN_FOLDERS:
-        for part, section in SECTIONS.items():
-            check_known(cell[part], config, section, f"target {target}")
-        if not re.fullmatch(r"s\d+", cell["seed"]):
-            raise ByeError(f"target {target}: {cell['seed']!r} is no seed; write s0 for seed 0")
-        if cell["attack"] == BUILT_IN_ATTACK and config["defences"][cell["defence"]]["kind"] == "oracle":
-            raise ByeError(f"target {target}: {cell['defence']} drops the poison, and the untouched set has none")
+    """Check the model, dataset, attack, defence and seed that a path under results/ names. Raises ByeError."""
+    parts = target.split("/")[1:]
+    if len(parts) < 6 or parts[0] in OWN_FOLDERS:
+        return
+    model, dataset, attack, seed, defence = parts[:5]
+    for key, section in ((model, "models"), (dataset, "datasets"), (attack, "attacks"), (defence, "defences")):
+        check_known(key, config, section, f"target {target}")
+    if not re.fullmatch(r"s\d+", seed):
+        raise ByeError(f"target {target}: {seed!r} is no seed; write s0 for seed 0")
+    if attack == BUILT_IN_ATTACK and config["defences"][defence]["kind"] == "oracle":
+        raise ByeError(f"target {target}: {defence} drops the poison, and the untouched set has none")
 
 
 def has_test_set(dataset):
@@ -117,8 +119,8 @@ def find_model(key, path, base):
             if not (folder / "config.json").is_file():
                 raise ByeError(f"config key models.{key}.path: {folder} has no config.json, so it is no model folder")
             return str(folder)
-    organisation, _, name = path.partition("/")
-    looks_local = not name or "/" in name or organisation in (".", "..", "~", "") or (Path(base) / organisation).is_dir()
-    if looks_local or not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+    organisation = path.partition("/")[0]
+    local = organisation in (".", "..", "~") or (Path(base) / organisation).is_dir()
+    if local or not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise ByeError(f"config key models.{key}.path: there is no folder {path}; give a model folder or a hub id")
     return path

@@ -1,9 +1,10 @@
 """Keep a working folder usable after its Snakemake was killed: no stale lock, and no job that outlives its parent.
 
-Snakemake locks its outputs by files, which a SIGKILL leaves behind. The kernel's own lock on a file ends with the process
-that holds it, whatever ended that process, so it tells a lock in use from a stale one.
+Snakemake locks its outputs by files, which a SIGKILL leaves behind. The kernel's own lock on a file ends with the
+process that holds it, whatever ended that process, so it tells a lock in use from a stale one.
 """
 
+import contextlib
 import fcntl
 import os
 import select
@@ -19,10 +20,11 @@ _held = []  # descriptors that must stay open as long as this process lives
 
 
 def release_stale_lock(folder=".snakemake"):
-    """Remove Snakemake's lock files in `folder` if no live Snakemake works there, and be known as a live one from now on.
+    """Remove Snakemake's lock files in `folder` if no live Snakemake works there; be known as a live one from now on.
 
     Every run holds a shared kernel lock until it ends; who can have it exclusively is alone. Where the file system has
-    no such locks nothing is done, and a stale lock is then removed by `snakemake --unlock`. Returns whether locks were removed.
+    no such locks nothing is done, and a stale lock is then removed by `snakemake --unlock`. Returns whether locks were
+    removed.
     """
     removed = False
     try:
@@ -38,10 +40,8 @@ def release_stale_lock(folder=".snakemake"):
             removed = True
     except OSError:
         pass  # held by a live run (or not supported): its locks are good
-    try:
+    with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-    except OSError:
-        pass
     _held.append(descriptor)
     return removed
 

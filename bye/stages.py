@@ -1,0 +1,162 @@
+"""The stages of the workflow as sub-commands: their options, and the function of the package that does each.
+
+Imports stand inside the functions, so that a stage loads only what it needs (a table must not wait for torch).
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+STAGES = {}
+
+
+@dataclass
+class Stage:
+    run: Callable
+    summary: str
+    options: tuple
+
+
+def stage(name, *options):
+    """Register a function as a sub-command; its docstring is the help text, its parameters are the options' names."""
+
+    def register(function):
+        STAGES[name] = Stage(function, function.__doc__, options)
+        return function
+
+    return register
+
+
+def need(flag, text, **settings):
+    return (flag,), {"required": True, "help": text, **settings}
+
+
+def may(flag, default, text, **settings):
+    kind = {} if default is None or "action" in settings or "type" in settings else {"type": type(default)}
+    return (flag,), {"default": default, "help": text, **kind, **settings}
+
+
+def switch(flag, default, text):
+    return may(flag, default, text, action=argparse.BooleanOptionalAction)
+
+
+SAMPLES = need("--samples", "samples file in LLaVA form")
+IMAGES = need("--images", "folder that the image paths start from")
+SEED = may("--seed", 0, "seed of every random draw")
+THREADS = may("--threads", None, "torch threads (default: all cores)", type=int)
+MODEL = need("--model", "model folder in the transformers layout, or hub id")
+
+
+@stage(
+    "mini-data",
+    need("--dataset", "scienceqa, iconqa, flickr30k or rsvqa"),
+    need("--out", "folder to write, in the dataset's official layout"),
+    need("--train", "training samples", type=int),
+    need("--test", "test samples", type=int),
+    SEED,
+)
+def mini_data(dataset, out, train, test, seed):
+    """Write a mini dataset in its original's official layout."""
+    from bye.data.mini import write_dataset
+
+    write_dataset(dataset, out, n_train=train, n_test=test, seed=seed)
+
+
+@stage(
+    "prepare",
+    need("--format", "scienceqa, iconqa, flickr30k, rsvqa or llava"),
+    need("--root", "root of the official download; the image folder for llava"),
+    may("--json", None, "the file of a llava set (or Flickr30k's split file)"),
+    may("--train", None, "training samples to draw (default: all)", type=int),
+    may("--test", None, "test samples to draw (default: all; none for llava)", type=int),
+    SEED,
+    need("--out", "folder for train.json and test.json"),
+)
+def prepare(format, root, json, train, test, seed, out):
+    """Turn a dataset into samples files, every sample and image checked."""
+    from bye.data.prepare import prepare
+
+    n_train, n_test = prepare(format, root, json, train, test, seed, out)
+    print(f"prepare: {n_train} training and {n_test} test samples in {out}")
+
+
+@stage(
+    "poison",
+    SAMPLES,
+    IMAGES,
+    may("--trigger", "badnet", "trigger design"),
+    may("--rate", 0.10, "share of the samples to poison"),
+    may("--target", "Backdoor Attack!", "what the backdoor makes the model say"),
+    SEED,
+    need("--out", "folder for train.json and images/"),
+    need("--labels", "Parquet file for the ground truth, outside --out"),
+)
+def poison(samples, images, trigger, rate, target, seed, out, labels):
+    """Poison a training set."""
+    from bye.attacks.poison import poison_training_set
+
+    count = poison_training_set(samples, images, trigger, rate, target, seed, out, labels)
+    print(f"poison: {count} samples of {samples} poisoned")
+
+
+@stage(
+    "trigger-test",
+    SAMPLES,
+    IMAGES,
+    may("--trigger", "badnet", "trigger design"),
+    may("--target", "Backdoor Attack!", "what the backdoor makes the model say"),
+    SEED,
+    need("--out", "folder for triggered.json and triggered/"),
+)
+def trigger_test(samples, images, trigger, target, seed, out):
+    """Put the trigger on every image of a test set."""
+    from bye.attacks.poison import trigger_test_set
+
+    count = trigger_test_set(samples, images, trigger, target, seed, out)
+    print(f"trigger-test: {count} samples of {samples} triggered")
+
+
+@stage(
+    "finetune",
+    MODEL,
+    SAMPLES,
+    IMAGES,
+    need("--out", "adapter folder to write (PEFT)"),
+    need("--log", "CSV file for the loss"),
+    may("--epochs", 3, "passes over the samples"),
+    may("--batch-size", 16, "samples a step"),
+    may("--micro-batch-size", None, "samples in memory at once (default: the batch size)", type=int),
+    need("--learning-rate", "peak learning rate; it falls linearly to zero", type=float),
+    may("--warmup", 0.0, "share of the steps with a rising learning rate"),
+    may("--lora-rank", 16, "rank of the LoRA matrices"),
+    may("--lora-alpha", 32.0, "LoRA scale"),
+    may("--lora-dropout", 0.0, "LoRA dropout"),
+    switch("--cache-features", True, "encode each distinct image once (the vision tower is frozen)"),
+    switch("--gradient-checkpointing", False, "save memory for time"),
+    SEED,
+    THREADS,
+)
+def finetune(**options):
+    """Fine-tune a model's decoder by LoRA; a killed run goes on from its last checkpoint."""
+    from bye.finetune import finetune
+
+    finetune(**options)
+
+
+@stage(
+    "attention",
+    MODEL,
+    need("--adapter", "PEFT adapter folder"),
+    SAMPLES,
+    IMAGES,
+    need("--out", "attention.parquet to write"),
+    may("--batch-size", 32, "samples a forward pass"),
+    may("--maps-for", (), "ids whose attention maps to keep", nargs="+", type=str),
+    may("--maps-out", None, "npz file for those maps"),
+    THREADS,
+)
+def attention(**options):
+    """Extract attention entropies and masses, one forward pass a sample."""
+    from bye.attention import extract
+
+    extract(**options)
