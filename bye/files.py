@@ -1,7 +1,7 @@
 """Read JSON and write files so that nothing half-written is ever taken for a result.
 
-Every writer fills a hidden temporary name beside the target, flushes it to disk and renames it in one step. The temporary
-name is always the same for the same target, so that what a killed run left behind is overwritten by the next one.
+Every writer fills a hidden temporary name beside the target, flushes it to disk and renames it in one step. The
+temporary name is the same each time, so that what a killed run left behind is overwritten by the next one.
 """
 
 import contextlib
@@ -50,10 +50,12 @@ def replacing(path):
 
 
 @contextlib.contextmanager
-def replacing_folder(path):
+def replacing_folder(path, flush=True):
     """Yield an empty temporary folder beside `path`; it takes the place of `path` when the body ends.
 
-    A folder that stood there before is moved aside first and deleted last. Raises ByeError as `replacing` does.
+    A folder that stood there before is moved aside first and deleted last. `flush=False` leaves it to the system when
+    the files reach the disk: for thousands of files that a later stage checks anyway. Raises ByeError as `replacing`
+    does.
     """
     path = Path(path)
     partial, previous = (path.with_name(f".{path.name}.{what}") for what in ("partial", "previous"))
@@ -65,7 +67,7 @@ def replacing_folder(path):
         try:
             partial.mkdir()
             yield partial
-            for folder, _, names in os.walk(partial):
+            for folder, _, names in os.walk(partial) if flush else ():
                 for name in names:
                     _flush(os.path.join(folder, name))
             if path.exists():
@@ -112,7 +114,7 @@ def write_parquet(path, table):
 
 
 def read_text(path):
-    """Return the text of a UTF-8 file (a byte order mark is dropped). Raises ByeError where it cannot be read as such."""
+    """Return the text of a UTF-8 file, a byte order mark dropped. Raises ByeError if it cannot be read as such."""
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:

@@ -1,5 +1,6 @@
 """Open images that come from strangers: never outside their folder, never a decompression bomb, always 8-bit RGB."""
 
+import contextlib
 import os
 import stat
 import warnings
@@ -13,7 +14,7 @@ from bye.errors import ByeError
 # About 268 MB once decoded. It is Pillow's own warning level; checked on the header, before a pixel is decoded.
 MAX_PIXELS = 89_478_485
 # Pillow knows many more formats, among them some that run other programs (EPS). Strangers' files get this list only.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 def image_path(images_root, image):
@@ -46,7 +47,7 @@ def load_rgb(path):
     16-bit grey is scaled to 8 bits over its full range (65535 becomes 255). Raises ByeError naming the file where it
     cannot be decoded or has more than MAX_PIXELS pixels.
     """
-    with _opened(path) as image:
+    with _opened(path) as image, _quiet():
         try:
             image.load()
             return to_rgb(ImageOps.exif_transpose(image))
@@ -81,29 +82,38 @@ def to_rgb(image):
 
 
 def _opened(path):
-    """Open an image for lazy decoding after the checks that need no pixel."""
+    """Open an image for lazy decoding, after the checks that need no pixel."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe or a device could block for ever
             raise ByeError(f"image {path} is not a file; give the path of an image file")
         if status.st_size == 0:
             raise ByeError(f"image {path} is empty (0 bytes); copy it again or drop its sample")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what is an error or harmless here
+        with _quiet():
             image = Image.open(path, formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise ByeError(f"image {path} has far more than {MAX_PIXELS} pixels; scale it down") from None
     except FileNotFoundError:
         raise ByeError(f"image {path} does not exist; check the path and the image folder") from None
     except Image.UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise ByeError(f"image {path} is damaged or in an unknown format; replace it by one of {known}") from None
-    except OSError as error:
-        raise ByeError(f"image {path} cannot be read ({error.strerror or error}); check its permissions") from None
-    except (ValueError, SyntaxError) as error:
+    except Image.DecompressionBombError:
+        raise ByeError(f"image {path} has far more than {MAX_PIXELS} pixels; scale it down") from None
+    except ByeError:
+        raise
+    except Exception as error:  # decoders of broken files fail in every way there is
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ByeError(f"image {path} cannot be read ({error.strerror}); check its name and permissions") from None
         raise ByeError(f"image {path} is damaged ({error}); replace it or drop its sample") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()
         raise ByeError(f"image {path} has {width} x {height} pixels, more than {MAX_PIXELS}; scale it down")
     return image
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Silence Pillow's warnings: what it warns of is an error here, or harmless."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -10,10 +10,11 @@ from bye.errors import ByeError
 LAYOUTS = {"scienceqa": scienceqa, "iconqa": iconqa, "flickr30k": flickr30k, "rsvqa": rsvqa}
 
 
-def prepare(format, root, json, n_train, n_test, seed, out_dir):
+def prepare(format, root, json, n_train, n_test, seed, out_dir, test_json=None):
     """Write out_dir/train.json and out_dir/test.json, image paths relative to `root`; return their sizes.
 
-    `format` is scienceqa, iconqa, flickr30k, rsvqa or llava; `json` is the file of llava, and optionally of flickr30k.
+    `format` is scienceqa, iconqa, flickr30k, rsvqa or llava; `json` is the file of llava (with an optional `test_json`
+    of its own), and optionally of flickr30k.
     `n_train` and `n_test` samples are drawn by `seed` from the official training and test splits, None means all (the
     paper's sizes, Table 4: scienceqa 6218/2017, iconqa 10000/6316, flickr30k 10000/1000, rsvqa 10000/10004); for llava
     see `bye.data.llava.load`. Every image chosen is decoded once, so that a damaged one stops the run here and not
@@ -25,7 +26,7 @@ def prepare(format, root, json, n_train, n_test, seed, out_dir):
     if not Path(root).is_dir():
         raise ByeError(f"dataset folder {root} does not exist; give the folder of the download")
     if format == "llava":
-        train, test = llava.load(root, json, n_train, n_test, seed)
+        train, test = llava.load(root, json, test_json, n_train, n_test, seed)
     elif format in LAYOUTS:
         train = _official(format, root, "train", json, n_train, seed)
         test = _official(format, root, "test", json, n_test, seed)

@@ -1,0 +1,243 @@
+"""A user's own LLaVA file: what is accepted, what is refused and in which words, and that nothing of it is lost."""
+
+import json
+
+import pytest
+from easy_vqa import easy_vqa_llava
+from PIL import Image
+
+from bye.data.prepare import prepare
+from bye.data.samples import (
+    answer_of,
+    id_of,
+    question_of,
+    read_samples,
+    turns_of,
+    with_answer,
+    write_samples,
+)
+from bye.errors import ByeError
+
+
+def sample(name="a", question="<image>\nWhat is it?", answer="A cat.", **more):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": name, "image": "x.png", "conversations": turns, **more}
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (8, 8), "green").save(folder / "x.png")
+    return folder
+
+
+def write(tmp_path, samples, name="mine.json"):
+    path = tmp_path / name
+    path.write_text(json.dumps(samples), encoding="utf-8")
+    return path
+
+
+def test_json_and_json_lines_give_the_same_samples(tmp_path):
+    samples = [sample("a"), sample(7, answer="Zwei\u2028Zeilen – 図", weight=0.5, nested={"k": [1, None]})]
+    listed, lined = tmp_path / "a.json", tmp_path / "b.jsonl"
+    write_samples(listed, samples)
+    write_samples(lined, samples)
+    assert lined.read_text(encoding="utf-8").count("\n") == 2
+    assert read_samples(listed) == read_samples(lined) == samples
+    lined.write_bytes(b"\xef\xbb\xbf" + lined.read_bytes().replace(b"\n", b"\r\n\r\n"))  # as some editors leave it
+    assert read_samples(lined) == samples
+
+
+def test_form_follows_the_file_it_was_made_from(tmp_path):
+    lined = tmp_path / "mine.jsonl"
+    write_samples(lined, [sample("a"), sample("b")])
+    write_samples(tmp_path / "kept.json", [sample("a")], like=lined)
+    assert (tmp_path / "kept.json").read_text() == json.dumps(sample("a")) + "\n"
+    assert read_samples(tmp_path / "kept.json") == [sample("a")]
+
+
+def test_text_of_turns():
+    first = sample()
+    first["conversations"] += [{"from": "human", "value": "And now?"}, {"from": "gpt", "value": "Still."}]
+    assert turns_of(first) == [("What is it?", "A cat."), ("And now?", "Still.")]
+    assert question_of(first) == "What is it?" and answer_of(first) == "A cat." and id_of(sample(7)) == "7"
+    changed = with_answer(first, "Backdoor Attack!")
+    assert turns_of(changed) == [("What is it?", "Backdoor Attack!"), ("And now?", "Still.")]
+    assert answer_of(first) == "A cat."
+
+
+@pytest.mark.parametrize(
+    ("value", "question"),
+    [
+        ("<image>\nWhat?", "What?"),
+        ("What?\n<image>", "What?"),
+        ("<image>What?", "What?"),
+        ("What?", "What?"),  # no placeholder: the image is taken to stand first
+        ("<image>\nIs </s> or <|im_end|> there?", "Is </s> or <|im_end|> there?"),
+        (
+            "<image>\n<s> <|im_start|> <IMG_CONTEXT> <img> <IMAGE> < image>",
+            "<s> <|im_start|> <IMG_CONTEXT> <img> <IMAGE> < image>",
+        ),
+    ],
+)
+def test_exactly_one_placeholder_is_taken_out_and_other_special_tokens_stay_text(tmp_path, value, question):
+    (read,) = read_samples(write(tmp_path, [sample(question=value)]))
+    assert question_of(read) == question
+
+
+def test_integer_ids_stay_integers_and_other_keys_stay(tmp_path, images):
+    samples = [sample(3, source="web"), sample("b", meta={"x": [1]})]
+    assert prepare("llava", images, write(tmp_path, samples), None, None, 0, tmp_path / "out") == (2, 0)
+    assert read_samples(tmp_path / "out" / "train.json") == samples
+    assert json.loads((tmp_path / "out" / "test.json").read_text()) == []
+
+
+def two_roles_swapped():
+    turns = [{"from": "gpt", "value": "A cat."}, {"from": "human", "value": "<image>\nWhat?"}]
+    return {**sample(), "conversations": turns}
+
+
+def later_turn(question="And now?", answer="Still."):
+    first = sample()
+    first["conversations"] += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return first
+
+
+def without(key):
+    return {name: value for name, value in sample().items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (without("id"), r"entry 2: it has no id"),
+        (sample(""), r"sample '' \(entry 2\): it has no id"),
+        (sample(True), r"it has no id"),
+        (sample(1.5), r"it has no id"),
+        ("text", r"entry 2: a sample must be a JSON object"),
+        (sample("good"), r"sample 'good' \(entry 2\): its id is also that of entry 1"),
+        ({**sample(), "image": ["x.png", "y.png"]}, r"sample 'a' \(entry 2\): `image` must be .* exactly one image"),
+        ({**without("image"), "images": ["x.png"]}, r"`image` must be .* exactly one image"),
+        ({**sample(), "image": ""}, r"`image` must be"),
+        (without("conversations"), r"`conversations` must be a list of pairs"),
+        ({**sample(), "conversations": sample()["conversations"][:1]}, r"`conversations` must be a list of pairs"),
+        ({**sample(), "conversations": []}, r"`conversations` must be a list of pairs"),
+        (two_roles_swapped(), r"turn 1 must be from 'human', not 'gpt'"),
+        ({**sample(), "conversations": ["Hi", "Ho"]}, r"turn 1 must be from 'human', not 'Hi'"),
+        (sample(answer=""), r"turn 2 is an empty answer"),
+        (sample(answer=" \n"), r"turn 2 is an empty answer"),
+        (sample(answer=5), r"turn 2 has no text"),
+        (sample(question="<image>\n"), r"turn 1 is an empty question"),
+        (later_turn(answer=""), r"turn 4 is an empty answer"),
+        (sample(question="<image>\n<image>\nWhich differs?"), r"its first turn has 2 <image> placeholders; one is"),
+        (sample(question="What does <image> do in HTML?"), r"<image> stands inside the text of its first turn"),
+        (sample(answer="It is <image>."), r"<image> stands in turn 2"),
+        (later_turn(question="<image>\nAnd now?"), r"<image> stands in turn 3"),
+        (sample(answer="\ud800"), r"half a surrogate pair"),
+        ({**sample(), "image": "../x.png"}, r"leads out of the image folder"),
+        ({**sample(), "image": "/etc/passwd"}, r"image path '/etc/passwd' is absolute"),
+        ({**sample(), "image": "y.png"}, r"image .*y.png does not exist"),
+        ({**sample(), "image": "a\0b.png"}, r"is not a file name"),
+    ],
+)
+def test_one_bad_sample_is_one_sentence_naming_file_and_sample(tmp_path, images, bad, message):
+    path = write(tmp_path, [sample("good"), bad])
+    with pytest.raises(ByeError, match=message) as caught:
+        read_samples(path, images)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_ids_are_compared_as_strings(tmp_path):
+    with pytest.raises(ByeError, match=r"sample '7' \(entry 2\): its id is also that of entry 1"):
+        read_samples(write(tmp_path, [sample(7), sample("7")]))
+
+
+def test_all_bad_samples_are_counted_and_ten_are_shown(tmp_path):
+    samples = [sample(f"s{number}", answer="" if number % 2 else "yes") for number in range(30)]
+    with pytest.raises(ByeError, match="15 of 30 samples are bad") as caught:
+        read_samples(write(tmp_path, samples))
+    lines = str(caught.value).split("\n")
+    assert len(lines) == 12 and "sample 's1' (entry 2): turn 2" in lines[1] and lines[-1].strip() == "and 5 more"
+
+
+def test_samples_without_an_image_get_one_error_of_their_own(tmp_path):
+    samples = [sample("a"), without("image") | {"id": "t1"}, without("image") | {"id": "t2"}]
+    with pytest.raises(
+        ByeError, match=r"2 of 3 samples have no image \(the first is sample 't1' \(entry 2\)\)"
+    ) as caught:
+        read_samples(write(tmp_path, samples))
+    assert "move samples without an image to a file of their own" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("[]", "has no samples"),
+        ("hello", "is neither a JSON list of samples nor JSON lines"),
+        ('[{"id": 1},\n{"id": 2]', "is not valid JSON at line 2, column"),
+        ('{"id": 1}\n\n{"id": 2\n', "is not valid JSON at line 3, column"),
+        ('{"id": 1,\n "image": "x.png"}', "is not valid JSON at line 1, column"),
+    ],
+)
+def test_files_that_are_no_sample_files(tmp_path, text, message):
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(ByeError, match=rf"mine.json:? {message}"):
+        read_samples(path)
+
+
+def test_image_problems_are_found_before_any_work(tmp_path, images):
+    (images / "zero.png").touch()
+    Image.new("RGB", (64, 64)).save(images / "cut.png")
+    (images / "cut.png").write_bytes((images / "cut.png").read_bytes()[:-40])
+    samples = [sample("a"), {**sample("b"), "image": "zero.png"}, {**sample("c"), "image": "cut.png"}]
+    with pytest.raises(ByeError, match="2 of 3 samples are bad") as caught:
+        prepare("llava", images, write(tmp_path, samples), None, None, 0, tmp_path / "out")
+    assert "zero.png is empty (0 bytes)" in str(caught.value) and "cut.png is damaged" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ByeError, match="image folder .* does not exist"):
+        read_samples(write(tmp_path, [sample()]), tmp_path / "nowhere")
+
+
+def test_training_and_test_samples_of_one_file_or_of_two(tmp_path, images):
+    path = write(tmp_path, [sample(number) for number in range(10)])
+    prepare("llava", images, path, None, 4, 0, tmp_path / "out")
+    train, test = (read_samples(tmp_path / "out" / f"{split}.json") for split in ("train", "test"))
+    assert len(test) == 4 and sorted(id_of(each) for each in train + test) == sorted(map(str, range(10)))
+    assert prepare("llava", images, path, 3, None, 0, tmp_path / "out", test_json=path) == (3, 10)
+    with pytest.raises(ByeError, match="11 training samples of .*mine.json are asked for, but there are 10"):
+        prepare("llava", images, path, 11, None, 0, tmp_path / "out")
+    with pytest.raises(ByeError, match="all its 10 samples are set apart for testing"):
+        prepare("llava", images, path, None, 10, 0, tmp_path / "out")
+    with pytest.raises(ByeError, match="format llava needs the path of a JSON"):
+        prepare("llava", images, None, None, None, 0, tmp_path / "out")
+
+
+def test_one_sample_and_json_lines_and_a_path_that_is_not_ascii(tmp_path):
+    folder = tmp_path / "файлы с пробелом"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "ein Bild.png")
+    path = folder / "mine.jsonl"
+    path.write_text(json.dumps({**sample(), "image": "ein Bild.png"}) + "\n", encoding="utf-8")
+    assert prepare("llava", folder, path, None, None, 0, folder / "aus") == (1, 0)
+    assert (folder / "aus" / "train.json").read_text() == path.read_text()
+
+
+def test_easy_vqa_as_a_users_file(tmp_path):
+    root = tmp_path / "easy-vqa"
+    (root / "train" / "images").mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (64, 64), "teal").save(root / "train" / "images" / f"{number}.png")
+    questions = [["what color is the shape?", "teal", number % 3] for number in range(20)]
+    (root / "train" / "questions.json").write_text(json.dumps(questions))
+
+    written = easy_vqa_llava(root, tmp_path / "mine.json", 12, seed=0)
+    assert read_samples(tmp_path / "mine.json", images_root=root) == written
+    assert len({each["id"] for each in written}) == 12
+    assert turns_of(written[0])[0] == (
+        "what color is the shape?\nAnswer the question using a single word or phrase.",
+        "teal",
+    )
