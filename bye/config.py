@@ -70,7 +70,7 @@ def check_references(config):
         for key in cells["datasets"]:
             if not has_test_set(config["datasets"][key]):
                 raise ByeError(
-                    f"config key tables.{table}.datasets names {key}, which has no test samples; set datasets.{key}.test"
+                    f"config key tables.{table}.datasets names {key}, without a test set; set datasets.{key}.test"
                 )
     for key, dataset in config["datasets"].items():
         if dataset.get("json") and not os.path.isfile(dataset["json"]):

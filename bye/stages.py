@@ -160,3 +160,71 @@ def attention(**options):
     from bye.attention import extract
 
     extract(**options)
+
+
+@stage(
+    "detect",
+    need("--attention", "attention.parquet of the training samples"),
+    may("--rule", "paper", "how a layer is found sensitive: paper or released"),
+    may("--tau", 2.0, "threshold of that rule"),
+    SEED,
+    need("--layers", "CSV file for the layer selection"),
+    need("--flags", "Parquet file for the flags"),
+)
+def detect(attention, rule, tau, seed, layers, flags):
+    """Run BYE: find the layers where attention collapses, flag the samples with low entropy there."""
+    from bye.defences import detect
+
+    count = detect(attention, layers, flags, rule=rule, tau=tau, seed=seed)
+    print(f"detect: {count} samples flagged")
+
+
+@stage(
+    "random-drop",
+    SAMPLES,
+    may("--share", 0.2, "share of the samples to drop"),
+    SEED,
+    need("--flags", "Parquet file for the flags"),
+)
+def random_drop(samples, share, seed, flags):
+    """Flag samples at random."""
+    from bye.defences import random_drop
+
+    random_drop(samples, flags, share=share, seed=seed)
+
+
+@stage("oracle", SAMPLES, need("--labels", "ground truth"), need("--flags", "Parquet file for the flags"))
+def oracle(samples, labels, flags):
+    """Flag exactly the poisoned samples: an upper bound, which reads the ground truth."""
+    from bye.defences import oracle
+
+    oracle(samples, labels, flags)
+
+
+@stage(
+    "keep",
+    SAMPLES,
+    need("--flags", "Parquet file with the flags"),
+    need("--kept", "samples file for what is kept"),
+    need("--dropped", "samples file for what is dropped, with score and reason"),
+)
+def keep(samples, flags, kept, dropped):
+    """Split a samples file by flags, entries as they were."""
+    from bye.defences import keep
+
+    n_kept, n_dropped = keep(samples, flags, kept, dropped)
+    print(f"keep: {n_kept} samples kept, {n_dropped} dropped")
+
+
+@stage(
+    "score",
+    need("--flags", "Parquet file with the flags"),
+    need("--labels", "ground truth"),
+    may("--layers", None, "layers.csv of a defence that selects layers"),
+    need("--out", "detection.json to write"),
+)
+def score(flags, labels, out, layers):
+    """Compare flags with the ground truth."""
+    from bye.metrics.detection import score
+
+    score(flags, labels, out, layers=layers)
