@@ -89,9 +89,7 @@ class BYEDetector(OutlierMixin, BaseEstimator):
     array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
 
-    def __init__(
-        self, bsi_rule="paper", tau=2.0, clustering="gmm", layers="bsi", n_init=4, random_state=None
-    ):
+    def __init__(self, bsi_rule="paper", tau=2.0, clustering="gmm", layers="bsi", n_init=4, random_state=None):
         self.bsi_rule = bsi_rule
         self.tau = tau
         self.clustering = clustering
@@ -166,9 +164,10 @@ class BYEDetector(OutlierMixin, BaseEstimator):
         return self._labels(self.score_samples(X))
 
     def low_posterior(self, X):
-        """Return the posterior probability of the low-entropy component, shape (n_samples,), non-increasing in the score.
+        """Return the posterior probability of the low-entropy component, shape (n_samples,).
 
-        NaN where scores were not clustered. The logistic function of `bye.detect.mixture.low_log_odds`.
+        It never rises with the score. NaN where scores were not clustered.
+        See `bye.detect.mixture.low_log_odds`.
         """
         scores = self.score_samples(X)
         if self.gmm_ is None:

@@ -1,0 +1,62 @@
+"""The table in which a defence says which training samples it drops, and why."""
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from bye.errors import ByeError
+from bye.files import write_parquet
+
+COLUMNS = ("id", "score", "p_low", "flagged", "reason")
+
+
+def write_flags(path, ids, flagged, reasons, score=None, p_low=None, extra=None, metadata=None):
+    """Write flags.parquet: one row a sample, in the order of the samples file.
+
+    Parameters
+    ----------
+    path : path to write.
+    ids : list of str.
+    flagged : bool array of shape (n_samples,).
+    reasons : list of str, why a sample is dropped; "" for samples that are kept.
+    score, p_low : float arrays of shape (n_samples,), or None where the defence knows none (the column is NaN then).
+        Mean entropy in nats, and the posterior probability of the low-entropy component.
+    extra : dict of further columns, name -> array of shape (n_samples,).
+    metadata : dict of str to str, kept in the Parquet schema.
+    """
+    unknown = np.full(len(ids), np.nan)
+    columns = {
+        "id": pyarrow.array(ids, pyarrow.string()),
+        "score": np.asarray(unknown if score is None else score, dtype=np.float64),
+        "p_low": np.asarray(unknown if p_low is None else p_low, dtype=np.float64),
+        "flagged": np.asarray(flagged, dtype=bool),
+        "reason": pyarrow.array(reasons, pyarrow.string()),
+        **(extra or {}),
+    }
+    write_parquet(path, pyarrow.table(columns).replace_schema_metadata(metadata))
+
+
+def read_flags(path):
+    """Return the columns of flags.parquet as a dict of lists, with the schema's metadata under the key "metadata"."""
+    return read_table(path, COLUMNS)
+
+
+def read_table(path, columns):
+    """Return all columns of a Parquet file as a dict of lists, with the schema's metadata under the key "metadata".
+
+    Raises ByeError if the file cannot be read, lacks one of `columns`, or an id occurs twice.
+    """
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except FileNotFoundError:
+        raise ByeError(f"{path} does not exist; check the path") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ByeError(f"{path} cannot be read as Parquet ({error}); make it again") from None
+    for name in columns:
+        if name not in table.column_names:
+            raise ByeError(f"{path} has no column {name!r}; give a file that the suite's own stage wrote")
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    content = table.to_pydict() | {"metadata": metadata}
+    if len(set(content["id"])) != len(content["id"]):
+        raise ByeError(f"{path} holds an id twice; ids of samples must differ")
+    return content

@@ -1,0 +1,94 @@
+"""How good flags are: precision, recall, F1, and the ranking metrics of the scores, against the poison labels."""
+
+import csv
+
+import numpy as np
+
+from bye.errors import ByeError
+from bye.files import write_json
+
+
+def score(flags, labels, out, layers=None):
+    """Compare a defence's flags with the poison labels and write the result as JSON.
+
+    Parameters
+    ----------
+    flags : path of flags.parquet (id, score, p_low, flagged, reason).
+    labels : path of a Parquet file (id, poisoned).
+    out : path of the JSON file: precision, recall, f1, auroc, average_precision (all 0..1), n_flagged, n_poisoned,
+        n_samples, sensitive_layers. What is undefined is null: see `detection_metrics`.
+    layers : path of layers.csv, or None for a defence that selects no layers (sensitive_layers is null then).
+
+    Raises
+    ------
+    ByeError
+        If the two files do not speak of the same samples.
+    """
+    from bye.flags import read_flags, read_table
+
+    flag_table = read_flags(flags)
+    label_table = read_table(labels, ("id", "poisoned"))
+    poisoned_by_id = dict(zip(label_table["id"], label_table["poisoned"], strict=True))
+    missing = [sample for sample in flag_table["id"] if sample not in poisoned_by_id]
+    if missing or len(poisoned_by_id) != len(flag_table["id"]):
+        which = f"sample {missing[0]!r} has no label" if missing else "the labels have more samples"
+        raise ByeError(
+            f"{flags} and {labels} are not of the same training set ({which}); score flags with their labels"
+        )
+    poisoned = np.array([poisoned_by_id[sample] for sample in flag_table["id"]], dtype=bool)
+    metrics = detection_metrics(poisoned, np.array(flag_table["flagged"], dtype=bool), np.array(flag_table["score"]))
+    write_json(out, metrics | {"sensitive_layers": None if layers is None else sensitive_layers(layers)})
+
+
+def detection_metrics(poisoned, flagged, scores):
+    """Return the detection metrics as a dict of JSON values.
+
+    Parameters
+    ----------
+    poisoned, flagged : bool arrays of shape (n_samples,).
+    scores : float array of shape (n_samples,), nats; low is suspicious. NaN where a defence gives no score.
+
+    Returns
+    -------
+    dict
+        precision (None if nobody is flagged), recall (None without poison), f1 = 2 TP / (2 TP + FP + FN) (None if
+        both), auroc and average_precision of -scores (None without scores or with one class only), all in 0..1;
+        n_flagged, n_poisoned, n_samples.
+    """
+    hits = int(np.sum(poisoned & flagged))
+    n_flagged, n_poisoned = int(flagged.sum()), int(poisoned.sum())
+    ranked = not np.isnan(scores).any() and 0 < n_poisoned < len(poisoned)
+    return {
+        "precision": hits / n_flagged if n_flagged else None,
+        "recall": hits / n_poisoned if n_poisoned else None,
+        "f1": 2 * hits / (n_flagged + n_poisoned) if n_flagged + n_poisoned else None,
+        "auroc": auroc(poisoned, -scores) if ranked else None,
+        "average_precision": average_precision(poisoned, -scores) if ranked else None,
+        "n_flagged": n_flagged,
+        "n_poisoned": n_poisoned,
+        "n_samples": len(poisoned),
+    }
+
+
+def auroc(positive, suspicion):
+    """Return the area under the ROC curve: how likely a positive is more suspicious than a negative, ties half."""
+    order = np.sort(suspicion[~positive])
+    below = np.searchsorted(order, suspicion[positive], side="left")
+    up_to = np.searchsorted(order, suspicion[positive], side="right")
+    return float(np.mean((below + up_to) / 2) / len(order))
+
+
+def average_precision(positive, suspicion):
+    """Return the sum over thresholds of (gain in recall) x (precision), without interpolation, as scikit-learn does."""
+    order = np.argsort(-suspicion, kind="stable")
+    hits = np.cumsum(positive[order])
+    last_of_tie = np.append(np.diff(suspicion[order]) != 0, True)
+    precision = (hits / np.arange(1, len(order) + 1))[last_of_tie]
+    recall = (hits / hits[-1])[last_of_tie]
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def sensitive_layers(path):
+    """Return the indices of the layers that layers.csv marks as sensitive."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [int(row["layer"]) for row in csv.DictReader(file) if row["sensitive"] == "true"]
