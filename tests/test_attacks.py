@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -175,3 +178,40 @@ def test_a_set_that_was_poisoned_can_be_moved(clean, tmp_path):
     shutil.move(tmp_path / "out", tmp_path / "elsewhere")
     shutil.rmtree(clean[1])
     assert len(read_samples(tmp_path / "elsewhere/train.json", tmp_path / "elsewhere/images")) == 40
+
+
+def test_a_full_and_a_read_only_disk(clean, tmp_path):
+    """On a real file system of 64 KB where the user may mount one, and by the same errors of the kernel where not."""
+    script = (
+        "import sys; from bye.attacks.poison import poison_training_set; from bye.errors import ByeError\n"
+        "samples, images, out = sys.argv[1:]\n"
+        "try: poison_training_set(samples, images, 'badnet', .1, 'T', 0, out + '/set', out + '/labels.parquet')\n"
+        "except ByeError as error: print(error)\n"
+    )
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "DISK": str(disk),
+        "MOUNT": f"mount -t tmpfs -o size=64k tmpfs '{disk}'",
+        "POISON": f"'{sys.executable}' -c \"{script}\" '{clean[0]}' '{clean[1]}'",
+    }
+
+    def shell(steps):
+        return subprocess.run(
+            ["sh", "-c", steps], cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True
+        )
+
+    if shell('unshare -rm sh -c "$MOUNT"').returncode == 0:
+        remount = 'mount -o remount,ro "$DISK"'
+        steps = f'eval "$MOUNT"; eval "$POISON \'$DISK\'"; find "$DISK" -type f; {remount}; eval "$POISON \'$DISK\'"'
+        environment["STEPS"] = steps
+        run = shell('unshare -rm sh -c "$STEPS"')
+        full = "the disk is full; free some space and run again"
+    else:
+        run = shell('(ulimit -f 1; eval "$POISON \'$DISK\'"); eval "$POISON /sys/bye"')
+        full = "the file is larger than this system allows; raise the file size limit and run again"
+    lines = run.stdout.splitlines()
+    assert len(lines) == 2, run.stdout + run.stderr  # no file was left between the two
+    assert full in lines[0]
+    assert "choose another output folder" in lines[1]
