@@ -18,7 +18,7 @@ from bye.errors import ByeError
 from bye.files import replacing, write_parquet
 from bye.models import load_model
 from bye.models.attention import LastRow, record_decoder
-from bye.models.family import ImageFeatures, pad, position_ids
+from bye.models.family import ImageFeatures, pad
 from bye.models.prompt import IMAGE, SYSTEM, TEXT
 
 SECONDS_BETWEEN_LINES = 5
@@ -86,20 +86,15 @@ def extract(
 def last_rows(family, prompts, features):
     """One batched forward pass: the last prompt token's attention (B, L, H, N) and the tokens' roles (B, N).
 
-    prompts: B Tokens of prompts; features: (B, T, D) of their images. Padding, on the left, has role -1 and attention 0.
+    prompts: B Tokens of prompts; features: (B, T, D) of their images. Padding has role -1 and attention 0. It is on the
+    right, where under the causal mask alone no prompt token looks at it: SDPA then takes its fastest path, without a mask.
     The language model's head is not run.
     """
     device = family.model.device
-    ids = pad([prompt.ids for prompt in prompts], 0).to(device)
-    roles = pad([prompt.roles for prompt in prompts], -1).to(device)
-    mask = (roles >= 0).long()
-    with LastRow(mask) as rows:
-        family.model.model.language_model(
-            inputs_embeds=family.embed(ids, features),
-            attention_mask=mask,
-            position_ids=position_ids(mask),
-            use_cache=False,
-        )
+    ids = pad([prompt.ids for prompt in prompts], 0, side="right").to(device)
+    roles = pad([prompt.roles for prompt in prompts], -1, side="right").to(device)
+    with LastRow(roles >= 0) as rows:
+        family.model.model.language_model(inputs_embeds=family.embed(ids, features), use_cache=False)
     return rows.attention, roles
 
 

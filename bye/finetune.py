@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -18,7 +19,7 @@ from bye.data.samples import id_of, read_samples, turns_of
 from bye.errors import ByeError
 from bye.files import replacing_folder, write_csv, write_json
 from bye.models import load_model
-from bye.models.family import ImageFeatures, pad, position_ids
+from bye.models.family import ImageFeatures, pad
 from bye.models.prompt import ANSWER
 
 IGNORED = -100  # label of a position without loss
@@ -83,6 +84,8 @@ def finetune(
         task_type="CAUSAL_LM",
         base_model_name_or_path=str(model),
     )
+    if gradient_checkpointing:
+        loaded.model.gradient_checkpointing_enable()
     try:
         adapted = get_peft_model(loaded.model, lora)
     except ValueError as error:
@@ -101,12 +104,11 @@ def finetune(
         learning_rate=learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=math.ceil(warmup * steps),
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         weight_decay=0.0,
         seed=seed,
         bf16=loaded.model.dtype == torch.bfloat16,
         use_cpu=loaded.model.device.type == "cpu",
-        gradient_checkpointing=gradient_checkpointing,
         logging_steps=log_every,
         logging_nan_inf_filter=False,
         save_strategy="steps" if checkpoints else "no",
@@ -139,36 +141,34 @@ def finetune(
 
 
 def collate(batch):
-    """Pad [(Tokens, image name), ...] on the left: ids and labels (B, N), and the image names.
-
-    With the answers at the right edge, a plain number of last positions is all that the language model's head must see.
-    """
-    labels = [[i if role == ANSWER else IGNORED for i, role in zip(t.ids, t.roles, strict=True)] for t, _ in batch]
+    """Pad [(Tokens, image name), ...] on the right: ids and labels (B, N), and the image names."""
     return {
-        "ids": pad([tokens.ids for tokens, _ in batch], 0),
-        "mask": pad([[1] * len(tokens.ids) for tokens, _ in batch], 0),
-        "labels": pad(labels, IGNORED),
+        "ids": pad([tokens.ids for tokens, _ in batch], 0, side="right"),
+        "labels": pad([np.where(t.roles == ANSWER, t.ids, IGNORED) for t, _ in batch], IGNORED, side="right"),
         "images": [image for _, image in batch],
     }
 
 
 class FeatureTrainer(Trainer):
-    """A Trainer whose batches name their images; the frozen vision tower's features come from an ImageFeatures."""
+    """A Trainer whose batches name their images; the frozen vision tower's features come from an ImageFeatures.
+
+    With padding on the right, no token ever looks at padding under the causal mask alone, so there is no mask to apply; and
+    the language model's head is run on the positions that predict an answer token only.
+    """
 
     def __init__(self, *args, embed, features, **kwargs):
         super().__init__(*args, **kwargs)
         self.embed, self.features = embed, features
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        labels, mask = inputs["labels"], inputs["mask"]
-        first_answer = int((labels != IGNORED).any(dim=0).nonzero()[0])
-        keep = labels.shape[1] - first_answer + 1  # from the position that predicts the first answer token on
+        labels = inputs["labels"]
+        predicts = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))  # (B, N)
+        targets = labels[:, 1:][predicts[:, :-1]]  # (number of answer tokens,)
         inputs = {
             "inputs_embeds": self.embed(inputs["ids"], self.features(inputs["images"])),
-            "attention_mask": mask,
-            "position_ids": position_ids(mask),
-            "labels": labels[:, -keep:],
-            "logits_to_keep": keep,
+            "logits_to_keep": predicts,
+            "labels": targets,
+            "shift_labels": targets,
             "use_cache": False,
         }
         return super().compute_loss(model, inputs, *args, **kwargs)

@@ -63,7 +63,7 @@ class LastRow:
 
     def __init__(self, mask):
         positions = torch.arange(mask.shape[1], device=mask.device)
-        self.last = (mask * positions).argmax(dim=1)  # (B,)
+        self.last = (mask.long() * positions).argmax(dim=1)  # (B,)
         self.layers = []
 
     def __enter__(self):

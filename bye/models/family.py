@@ -6,7 +6,7 @@ import os
 import numpy as np
 import torch
 from transformers import AutoTokenizer
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from bye.errors import ByeError
 from bye.models.prompt import PromptEncoder
@@ -162,6 +162,8 @@ def load(families, path, expected=None, attention="sdpa", device="auto", dtype="
     if model_type not in families:
         hint = "; use a checkpoint in the native format of transformers (-hf)" if model_type == "internvl_chat" else ""
         raise ByeError(f"model {path} is of type {model_type!r}; supported are {', '.join(families)}{hint}")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     family = families[model_type]
     model_class, processor_class = family.classes()
     device, dtype = choose_device(device, dtype)
