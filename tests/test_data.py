@@ -233,7 +233,7 @@ def test_wrong_root_format_or_fields(rsvqa_root, tmp_path):
     with pytest.raises(ByeError, match="has no folder iconqa/train/choose_txt or .* give the root of the official"):
         prepare("iconqa", rsvqa_root, None, 1, 1, 0, tmp_path)
     with pytest.raises(
-        ByeError, match="unknown dataset format 'coco'; choose one of scienceqa, iconqa, .* or llava|llava"
+        ByeError, match="unknown dataset format 'coco'; choose one of scienceqa, iconqa, flickr30k, rsvqa, llava"
     ):
         prepare("coco", rsvqa_root, None, 1, 1, 0, tmp_path)
     dump(rsvqa_root / "LR_split_train_answers.json", {"answers": [{"id": 0}]})

@@ -25,16 +25,16 @@ def load(root, split, seed):
         where = f"{problems_file}, problem {pid}"
         if not isinstance(problems, dict) or str(pid) not in problems:
             raise ByeError(f"{problems_file} has no problem {pid}, which {splits_file} names; download both again")
-        problem = problems[str(pid)]
+        problem = field(problems, str(pid), dict, problems_file)
         if not problem.get("image"):
             continue
         question, letter = multiple_choice(
             field(problem, "question", str, where),
-            problem.get("hint") or "",
+            str(problem.get("hint") or ""),
             field(problem, "choices", list, where),
             field(problem, "answer", int, where),
             where,
         )
-        image = base / "images" / split / str(pid) / problem["image"]
+        image = base / "images" / split / str(pid) / field(problem, "image", str, where)
         samples.append(new_sample(str(pid), image.relative_to(root).as_posix(), question, letter))
     return samples
