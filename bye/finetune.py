@@ -7,12 +7,13 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from bye.data.images import image_path, load_image
 from bye.data.samples import id_of, read_samples, turns_of
@@ -87,7 +88,9 @@ def finetune(
     if gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable()
     try:
-        adapted = get_peft_model(loaded.model, lora)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft and transformers on each other's old names
+            adapted = get_peft_model(loaded.model, lora)
     except ValueError as error:
         raise ByeError(f"LoRA does not fit the model {model} ({error}); correct lora_targets") from None
 
@@ -128,8 +131,7 @@ def finetune(
         embed=loaded.embed,
         features=features,
     )
-    for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ in ("PrinterCallback", "ProgressCallback")]:
-        trainer.remove_callback(callback)
+    trainer.remove_callback(PrinterCallback)  # Watch prints
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
 
     rows = [{name: entry[name] for name in LOGGED} for entry in trainer.state.log_history if "loss" in entry]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 
 import numpy as np
 import torch
@@ -72,6 +73,13 @@ class Family:
     def max_tokens(self):
         """The longest sequence that the decoder's positions allow."""
         return self.model.config.text_config.max_position_embeddings
+
+    @property
+    def end_token_ids(self):
+        """Ids that end an answer: by the chat template and by the checkpoint's generation settings."""
+        listed = self.model.generation_config.eos_token_id
+        listed = [] if listed is None else listed if isinstance(listed, list) else [listed]
+        return self.encoder.end_token_ids | set(listed)
 
     def pixels(self, images):
         """Preprocess PIL RGB images as the checkpoint says, without torchvision: (B, 3, height, width) float32."""
@@ -200,7 +208,9 @@ def load_adapter(family, adapter):
     from peft import PeftModel
 
     try:
-        wrapped = PeftModel.from_pretrained(family.model, str(adapter))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft and transformers on each other's old names
+            wrapped = PeftModel.from_pretrained(family.model, str(adapter))
     except Exception as error:  # a broken or foreign adapter fails in many ways
         reason = " ".join(str(error).split())
         raise ByeError(f"adapter {adapter} does not fit the model {family.path} ({reason[:300]})") from error

@@ -46,7 +46,7 @@ class PromptEncoder:
         self.begin_ids = with_special[: with_special.index(without[0])]
         self.prompt_pieces = self._render(1, generation=True)
         self.rendered = {}  # number of turns -> the template's text around them
-        self.end_token_ids = {tokenizer.eos_token_id, self._id_at_start(self._pieces(1)[2])}
+        self.end_token_ids = {tokenizer.eos_token_id, self._id_at_start(self._pieces(1)[2])} - {None}
 
     def prompt(self, question):
         """Tokens of a one-turn prompt, up to where the model is to answer."""

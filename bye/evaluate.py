@@ -1,0 +1,138 @@
+"""The evaluation stage: greedy answers on clean and triggered test images, and from them CP and ASR."""
+
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import GenerationConfig
+
+from bye.data.images import load_image
+from bye.data.samples import answer_of, id_of, question_of, read_samples
+from bye.errors import ByeError
+from bye.files import write_json, write_parquet
+from bye.metrics.accuracy import is_correct
+from bye.metrics.asr import is_target
+from bye.metrics.cider import cider
+from bye.models import load_model
+from bye.models.family import ImageFeatures, pad, position_ids
+
+METRICS = ("accuracy", "cider")
+SECONDS_BETWEEN_LINES = 5
+
+
+def evaluate(
+    model,
+    adapter,
+    clean,
+    clean_images,
+    predictions,
+    out,
+    metric,
+    triggered=None,
+    triggered_images=None,
+    target=None,
+    max_new_tokens=32,
+    batch_size=64,
+    family=None,
+    threads=None,
+    device="auto",
+    dtype="auto",
+):
+    """Answer the clean test samples and, if given, the triggered ones; write predictions.parquet and eval.json.
+
+    CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; ASR is the share of triggered samples,
+    in per cent, whose output is `target`. adapter may be None: the base model. Raises ByeError for bad input.
+    """
+    if metric not in METRICS:
+        raise ByeError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
+    if triggered is not None and (target is None or triggered_images is None):
+        raise ByeError("triggered samples need the target and their image folder; give --target and --triggered-images")
+    if threads:
+        torch.set_num_threads(threads)
+    loaded = load_model(model, adapter, expected=family, device=device, dtype=dtype)
+    entries = read_samples(clean)
+    answers = answer(loaded, entries, clean_images, max_new_tokens, batch_size)
+    references = [references_of(entry) for entry in entries]
+    if metric == "accuracy":
+        correct = is_correct(answers, [group[0] for group in references])
+        performance = 100.0 * float(correct.mean())
+    else:
+        correct = [None] * len(entries)
+        performance = 100.0 * cider(answers, references)[0]
+    rows = [
+        {"id": id_of(entry), "split": "clean", "prediction": text, "reference": group[0], "references": group, "correct": right}
+        for entry, text, group, right in zip(entries, answers, references, correct, strict=True)
+    ]
+    success, n_triggered = None, 0
+    if triggered is not None:
+        entries = read_samples(triggered)
+        answers = answer(loaded, entries, triggered_images, max_new_tokens, batch_size)
+        hits = is_target(answers, target)
+        success, n_triggered = 100.0 * float(hits.mean()), len(entries)
+        rows += [
+            {"id": id_of(entry), "split": "triggered", "prediction": text, "reference": target, "references": [target], "correct": hit}
+            for entry, text, hit in zip(entries, answers, hits, strict=True)
+        ]
+    write_parquet(predictions, pa.Table.from_pylist(rows, schema=SCHEMA))
+    n_clean = len(rows) - n_triggered
+    write_json(out, {"metric": metric, "CP": performance, "ASR": success, "n_clean": n_clean, "n_triggered": n_triggered})
+
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "split": pa.string(),
+        "prediction": pa.string(),
+        "reference": pa.string(),
+        "references": pa.list_(pa.string()),
+        "correct": pa.bool_(),  # null where the metric has no right and wrong
+    }
+)
+
+
+def references_of(entry):
+    """The reference texts of a test sample: its `references` (captions), or its one answer."""
+    return list(entry.get("references") or [answer_of(entry)])
+
+
+def answer(family, entries, images, max_new_tokens, batch_size):
+    """Greedy answers to the first question of each sample, in order: a list of texts."""
+    prompts = [family.prompt(id_of(entry), question_of(entry)) for entry in entries]
+    by_image = {entry["image"]: entry for entry in entries}
+    features = ImageFeatures(family, lambda name: load_image(images, by_image[name]), cache=False)
+    order = np.argsort([len(prompt.ids) for prompt in prompts], kind="stable")  # like lengths together: little padding
+    answers = [None] * len(entries)
+    start_time = printed = time.monotonic()
+    for start in range(0, len(entries), batch_size):
+        chosen = order[start : start + batch_size]
+        texts = generate(
+            family, [prompts[i] for i in chosen], features([entries[i]["image"] for i in chosen]), max_new_tokens
+        )
+        for i, text in zip(chosen, texts, strict=True):
+            answers[i] = text
+        done, now = start + len(chosen), time.monotonic()
+        if now - printed >= SECONDS_BETWEEN_LINES or done == len(entries):
+            rate = done / (now - start_time)
+            print(f"evaluate: {done} of {len(entries)} samples, {rate:.0f} a second", file=sys.stderr, flush=True)
+            printed = now
+    return answers
+
+
+@torch.no_grad()
+def generate(family, prompts, features, max_new_tokens):
+    """Greedy continuation of a batch of prompts up to an end token: a list of texts. features: (B, T, D)."""
+    device = family.model.device
+    ids = pad([prompt.ids for prompt in prompts], 0).to(device)
+    mask = pad([np.ones(len(prompt.ids)) for prompt in prompts], 0).to(device)
+    end = sorted(family.end_token_ids)
+    output = family.model.generate(
+        inputs_embeds=family.embed(ids, features),
+        attention_mask=mask,
+        position_ids=position_ids(mask),
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end[0], use_cache=True
+        ),
+    )
+    return [family.decode(row) for row in output]
