@@ -1,0 +1,27 @@
+"""The numbers that the BYE paper prints, to stand beside ours.
+
+bye.csv has one row for each cell of its tables: table (1, 2, 3, 5, 6, 7), model, dataset, method, setting ("default", a
+trigger, or a threshold), and the metrics CP, ASR, P, R, F1 in per cent as printed (empty where the table has none).
+Source: Rong et al., "Backdoor Cleaning without External Guidance in MLLM Fine-tuning", 2025, arXiv:2505.16916.
+"""
+
+import csv
+from functools import cache
+from importlib import resources
+
+
+def paper_number(table, model, dataset, method, metric, setting="default"):
+    """Return the paper's number as printed, or None where that table has no such cell.
+
+    >>> paper_number(1, "llava-1.5-7b", "scienceqa", "bye", "ASR")
+    0.05
+    """
+    printed = _cells().get((str(table), model, dataset, method, setting), {}).get(metric)
+    return float(printed) if printed else None
+
+
+@cache
+def _cells():
+    with resources.files(__name__).joinpath("bye.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {tuple(row[name] for name in ("table", "model", "dataset", "method", "setting")): row for row in rows}

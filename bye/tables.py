@@ -1,0 +1,199 @@
+"""Tables 1 and 2 from the cells' result files: CSV, and the same as Markdown and LaTeX beside it.
+
+All shares (CP, ASR, precision, recall, F1, AUROC) are in per cent with two decimals, as in the paper; CIDEr is times
+100. With several seeds a number is the mean over those where it is defined, *_std the sample standard deviation
+(n - 1), n_seeds the number of seeds. An empty field is a number that does not exist: not in the paper, or undefined
+(precision where nobody is flagged).
+"""
+
+from pathlib import Path
+from statistics import mean, stdev
+
+from bye.errors import ByeError
+from bye.files import read_json, write_csv, write_text
+from bye.reference import paper_number
+
+UPPER_BOUNDS = ("oracle",)
+NOTE = "upper bound: reads the labels"
+
+
+def table1(cells, out, paper_models=None, upper_bounds=UPPER_BOUNDS):
+    """Write Table 1: clean performance and attack success rate of each method.
+
+    Parameters
+    ----------
+    cells : list of dict with keys model, dataset, attack, seed, defence and eval (path of eval.json): see `cells_of`.
+    out : path of the CSV; .md and .tex of the same name are written beside it. Columns: model, method, dataset, CP,
+        ASR, paper_CP, paper_ASR, with several seeds CP_std, ASR_std, n_seeds, and note (which marks an upper bound).
+    paper_models : dict, our model key -> the paper's name of its original (models without one have no paper number).
+    upper_bounds : defences that read the labels.
+
+    Raises
+    ------
+    ByeError
+        If a file is missing or no evaluation, a cell occurs twice, or the cells are of several attacks.
+    """
+    rows = []
+    for (model, method, dataset), results in _grouped(cells, "eval", ("CP", "ASR")).items():
+        row = {"model": model, "method": method, "dataset": dataset}
+        row |= _statistics({"CP": [result["CP"] for result in results], "ASR": [result["ASR"] for result in results]})
+        for metric in ("CP", "ASR"):
+            row[f"paper_{metric}"] = _text(_paper(1, paper_models, model, dataset, method, metric))
+        row["note"] = NOTE if method in upper_bounds else None
+        rows.append(row)
+    columns = ["model", "method", "dataset", "CP", "ASR", "paper_CP", "paper_ASR"]
+    _write(out, rows, [*columns, *_seed_columns(cells, ("CP", "ASR")), "note"], "Clean performance and attack success")
+
+
+def table2(cells, out, paper_models=None):
+    """Write Table 2: how well the poisoned samples are found.
+
+    Parameters
+    ----------
+    cells : list of dict as in `table1`, with the key detection (path of detection.json); of one detector.
+    out : path of the CSV; .md and .tex beside it. Columns: model, dataset, precision, recall, f1, auroc, n_flagged,
+        sensitive_layers ("2 3", or "none" where no layer is sensitive; with several seeds "2 3 | none | 2"), paper_P,
+        paper_R, paper_F1, and with several seeds the standard deviations and n_seeds.
+    paper_models : as in `table1`.
+
+    Raises
+    ------
+    ByeError
+        As `table1`, and if the cells are of several detectors.
+    """
+    detectors = {cell["defence"] for cell in cells}
+    if len(detectors) > 1:
+        raise ByeError(f"table 2 is about one detector, not {', '.join(sorted(detectors))}; give the cells of one")
+    measures = ("precision", "recall", "f1", "auroc")
+    rows = []
+    for (model, method, dataset), results in _grouped(cells, "detection", (*measures, "n_flagged")).items():
+        shares = {
+            name: [None if (share := result[name]) is None else 100 * share for result in results] for name in measures
+        }
+        flagged = [result["n_flagged"] for result in results]
+        row = {"model": model, "dataset": dataset, **_statistics(shares)}
+        row["n_flagged"] = f"{mean(flagged):g}" if len(set(flagged)) > 1 else flagged[0]
+        row["sensitive_layers"] = " | ".join(_layers(result.get("sensitive_layers")) for result in results)
+        for metric in ("P", "R", "F1"):
+            row[f"paper_{metric}"] = _text(_paper(2, paper_models, model, dataset, method, metric))
+        rows.append(row)
+    columns = ["model", "dataset", *measures, "n_flagged", "sensitive_layers", "paper_P", "paper_R", "paper_F1"]
+    _write(out, rows, [*columns, *_seed_columns(cells, measures)], "Detection of poisoned samples")
+
+
+def cells_of(paths):
+    """Return the cells of result files, by their paths .../{model}/{dataset}/{attack}/s{seed}/{defence}/NAME.json.
+
+    Each is a dict with model, dataset, attack, seed, defence, and the path under the file's stem (eval or detection).
+    Raises ByeError for a path of another form.
+    """
+    cells = []
+    for path in map(Path, paths):
+        try:
+            model, dataset, attack, seed, defence = path.parent.parts[-5:]
+            cell = {"model": model, "dataset": dataset, "attack": attack, "seed": int(seed.removeprefix("s"))}
+        except ValueError:
+            layout = "{model}/{dataset}/{attack}/s{seed}/{defence}"
+            raise ByeError(f"{path} is not in a folder {layout}; give result files of the workflow") from None
+        cells.append(cell | {"defence": defence, path.stem: str(path)})
+    return cells
+
+
+def _grouped(cells, kind, keys):
+    """Return {(model, defence, dataset): results of its seeds}, models and then methods in order of appearance."""
+    attacks = sorted({cell["attack"] for cell in cells})
+    if len(attacks) != 1:
+        raise ByeError(f"a table is about one attack, not {', '.join(attacks) or 'none'}; give the cells of one")
+    results = {}
+    for cell in cells:
+        path = cell.get(kind)
+        if path is None:
+            raise ByeError(f"cell {cell} has no {kind}.json; give the path of that file")
+        content = read_json(path)
+        missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+        if missing:
+            raise ByeError(f"{path} has no {missing[0]!r}; remove the file and run its stage again")
+        seeds = results.setdefault((cell["model"], cell["defence"], cell["dataset"]), {})
+        if cell["seed"] in seeds:
+            raise ByeError(f"{path} is a second result of the same cell; give each cell once")
+        seeds[cell["seed"]] = content
+    first = {name: list(dict.fromkeys(cell[name] for cell in cells)) for name in ("model", "defence", "dataset")}
+
+    def order(key):
+        return [first[name].index(value) for name, value in zip(first, key, strict=True)]
+
+    return {key: [results[key][seed] for seed in sorted(results[key])] for key in sorted(results, key=order)}
+
+
+def _seed_columns(cells, measures):
+    several = len({cell["seed"] for cell in cells}) > 1
+    return [*(f"{name}_std" for name in measures), "n_seeds"] if several else []
+
+
+def _statistics(measures):
+    """Return mean and standard deviation of each measure, over the seeds where it is defined, as text."""
+    row = {}
+    for name, values in measures.items():
+        row["n_seeds"] = len(values)
+        values = [value for value in values if value is not None]
+        row[name] = _text(mean(values) if values else None)
+        row[f"{name}_std"] = _text(stdev(values) if len(values) > 1 else None)
+    return row
+
+
+def _paper(table, paper_models, model, dataset, method, metric):
+    return paper_number(table, (paper_models or {}).get(model), dataset, method, metric)
+
+
+def _layers(layers):
+    if layers is None:
+        return "-"
+    return " ".join(map(str, layers)) or "none"
+
+
+def _text(number):
+    return None if number is None else f"{number:.2f}"
+
+
+def _write(out, rows, columns, caption):
+    rows = [{name: row.get(name) for name in columns} for row in rows]
+    cells = [["" if row[name] is None else str(row[name]) for name in columns] for row in rows]
+    numeric = [all(_is_number(row[index]) for row in cells) for index in range(len(columns))]
+    write_text(Path(out).with_suffix(".md"), _markdown(columns, cells, numeric))
+    write_text(Path(out).with_suffix(".tex"), _latex(columns, cells, numeric, caption))
+    write_csv(out, rows, columns)
+
+
+def _is_number(text):
+    return text == "" or text.replace(".", "", 1).isdigit()
+
+
+def _markdown(columns, cells, numeric):
+    escaped = [[text.replace("|", "\\|") for text in row] for row in cells]
+    lines = [columns, ["---:" if right else "---" for right in numeric], *escaped]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _latex(columns, cells, numeric, caption):
+    escape = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "|": r"$|$"}
+    lines = [
+        " & ".join("".join(escape.get(c, c) for c in text) for text in line) + r" \\" for line in [columns, *cells]
+    ]
+    alignment = "".join("r" if right else "l" for right in numeric)
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}.}}",
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
