@@ -21,7 +21,7 @@ rule all:
     input:
         "results/table1.csv",
         "results/table2.csv",
-        cell_files(config["tables"]["table2"], "entropy.png", kinds=["bye"]),
+        cell_files("table2", "entropy.png", kinds=["bye"]),
 
 
 rule base_models:

@@ -35,8 +35,7 @@ def parser():
     top.add_argument("--version", action="version", version=f"bye {__version__}")
     stages = top.add_subparsers(dest="stage", metavar="STAGE", required=True)
     for name, stage in STAGES.items():
-        formatter = argparse.ArgumentDefaultsHelpFormatter
-        sub = stages.add_parser(name, help=stage.summary, description=stage.summary, formatter_class=formatter)
+        sub = stages.add_parser(name, help=stage.summary, description=stage.summary)
         for flags, settings in stage.options:
             sub.add_argument(*flags, **settings)
     return top

@@ -15,7 +15,7 @@ import sys
 import threading
 from pathlib import Path
 
-PARENT = "BYE_SNAKEMAKE_PID"
+PARENT = "BYE_PARENT_PID"
 _held = []  # descriptors that must stay open as long as this process lives
 
 
@@ -64,7 +64,7 @@ def job_prefix(root):
 
 
 def end_with_parent():
-    """End this process when the Snakemake that started it ends, however that ends.
+    """End this process when the one that announced itself as its parent ends, however that ends.
 
     Otherwise a job that outlives a killed Snakemake would go on writing beside the same job of the next run.
     The wait costs nothing: a thread sleeps in the kernel until the parent is gone. Without such a parent, or where the

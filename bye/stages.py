@@ -28,12 +28,17 @@ def stage(name, *options):
 
 
 def need(flag, text, **settings):
+    """An option that must be given."""
     return (flag,), {"required": True, "help": text, **settings}
 
 
 def may(flag, default, text, **settings):
-    kind = {} if default is None or "action" in settings or "type" in settings else {"type": type(default)}
-    return (flag,), {"default": default, "help": text, **kind, **settings}
+    """An option with a default, which also says the option's type where `settings` do not."""
+    if default is not None and not isinstance(default, tuple):
+        text = f"{text} (default: {default})"
+        if "action" not in settings:
+            settings = {"type": type(default), **settings}
+    return (flag,), {"default": default, "help": text, **settings}
 
 
 def switch(flag, default, text):
@@ -45,6 +50,12 @@ IMAGES = need("--images", "folder that the image paths start from")
 SEED = may("--seed", 0, "seed of every random draw")
 THREADS = may("--threads", None, "torch threads (default: all cores)", type=int)
 MODEL = need("--model", "model folder in the transformers layout, or hub id")
+PAPER_MODELS = may("--paper-models", (), "MODEL=NAME: the paper's name of a model's original", nargs="*", type=str)
+
+
+def pairs(texts):
+    """Turn ["a=b", ...] into {"a": "b", ...}."""
+    return dict(text.split("=", 1) for text in texts)
 
 
 @stage(
@@ -228,3 +239,106 @@ def score(flags, labels, out, layers):
     from bye.metrics.detection import score
 
     score(flags, labels, out, layers=layers)
+
+
+@stage(
+    "evaluate",
+    MODEL,
+    need("--adapter", "PEFT adapter folder"),
+    need("--clean", "test samples"),
+    need("--clean-images", "their image folder"),
+    may("--triggered", None, "test samples with the trigger"),
+    may("--triggered-images", None, "their image folder"),
+    may("--target", None, "what the backdoor makes the model say"),
+    need("--metric", "how clean answers are scored", choices=("accuracy", "cider")),
+    need("--predictions", "Parquet file for the answers"),
+    need("--out", "eval.json to write"),
+    may("--max-new-tokens", 32, "longest answer"),
+    may("--batch-size", 64, "samples a batch"),
+    THREADS,
+)
+def evaluate(**options):
+    """Answer the test set greedily: clean performance and attack success rate."""
+    from bye.evaluate import evaluate
+
+    evaluate(**options)
+
+
+@stage(
+    "table1",
+    need("--cells", "eval.json of every cell, at its place in the path scheme", nargs="+"),
+    PAPER_MODELS,
+    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+)
+def table1(cells, paper_models, out):
+    """Write Table 1: clean performance and attack success of every method, beside the paper's."""
+    from bye.tables import cells_of, table1
+
+    table1(cells_of(cells), out, paper_models=pairs(paper_models))
+
+
+@stage(
+    "table2",
+    need("--cells", "detection.json of every cell, at its place in the path scheme", nargs="+"),
+    PAPER_MODELS,
+    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+)
+def table2(cells, paper_models, out):
+    """Write Table 2: precision, recall and F1 of the detector, beside the paper's."""
+    from bye.tables import cells_of, table2
+
+    table2(cells_of(cells), out, paper_models=pairs(paper_models))
+
+
+@stage(
+    "entropy-figure",
+    need("--flags", "Parquet file with the flags"),
+    may("--layers", None, "layers.csv of the detector"),
+    may("--labels", None, "ground truth, to colour the samples"),
+    need("--out", "picture to write"),
+)
+def entropy_figure(flags, layers, labels, out):
+    """Draw the histogram of the samples' entropy in the sensitive layers."""
+    from bye.figures import entropy_figure
+
+    entropy_figure(flags, out, labels=labels, layers=layers)
+
+
+@stage(
+    "base-model",
+    need("--family", "llava or internvl"),
+    need("--out", "model folder to write"),
+    SEED,
+    THREADS,
+)
+def base_model(family, out, seed, threads):
+    """Pre-train a mini base model from scratch on the clean mini worlds."""
+    from bye.models.pretrain import pretrain
+
+    pretrain(family, out, seed=seed, threads=threads)
+
+
+@stage("bench")
+def bench():
+    """Measure the attention extraction against a plain forward and against the authors' way."""
+    from bye.bench import bench
+
+    bench()
+
+
+@stage(
+    "clean",
+    need("--model", "key of a model in config.yaml, or a model folder"),
+    need("--data", "your samples file, JSON or JSON lines in LLaVA form"),
+    IMAGES,
+    need("--out", "folder for kept, dropped, layers.csv, entropy.png and summary.txt"),
+    SEED,
+    may("--rule", "paper", "how a layer is found sensitive", choices=("paper", "released")),
+    may("--tau", 2.0, "threshold of that rule"),
+    may("--cores", None, "cores to use (default: all)", type=int),
+)
+def clean(**options):
+    """Clean a training file of your own: fine-tune, look at the attention, drop what collapsed."""
+    from bye.clean import clean
+
+    clean(**options)

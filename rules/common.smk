@@ -41,8 +41,10 @@ def check_config():
 
 check_config()
 
-if workflow.is_main_process and not workflow.dryrun:
-    processes.release_stale_lock()
+if workflow.is_main_process:
+    processes.end_with_parent()
+    if not workflow.dryrun:
+        processes.release_stale_lock()
 processes.announce_parent()
 shell.prefix(processes.job_prefix(workflow.basedir))
 
@@ -158,6 +160,9 @@ def model_files(wildcards):
 
 def cell_files(table, name, kinds=("none", "random", "bye", "oracle")):
     """Return one file of every cell of a table whose defence is of one of these kinds."""
+    table = config["tables"].get(table)
+    if table is None:
+        return []
     return expand(
         f"{CELL}/{name}",
         model=table["models"],

@@ -1,8 +1,10 @@
 rule table1:
     input:
-        cell_files(config["tables"]["table1"], "eval.json"),
+        cell_files("table1", "eval.json"),
     output:
-        "results/table1.csv",
+        csv="results/table1.csv",
+        markdown="results/table1.md",
+        latex="results/table1.tex",
     log:
         "results/logs/table1.log",
     benchmark:
@@ -16,14 +18,16 @@ rule table1:
     params:
         paper=paper_models,
     shell:
-        "python -m bye table1 --cells {input:q} --paper-models {params.paper:q} --out {output:q} > {log:q} 2>&1"
+        "python -m bye table1 --cells {input:q} --paper-models {params.paper:q} --out {output.csv:q} > {log:q} 2>&1"
 
 
 rule table2:
     input:
-        cell_files(config["tables"]["table2"], "detection.json"),
+        cell_files("table2", "detection.json"),
     output:
-        "results/table2.csv",
+        csv="results/table2.csv",
+        markdown="results/table2.md",
+        latex="results/table2.tex",
     log:
         "results/logs/table2.log",
     benchmark:
@@ -37,4 +41,4 @@ rule table2:
     params:
         paper=paper_models,
     shell:
-        "python -m bye table2 --cells {input:q} --paper-models {params.paper:q} --out {output:q} > {log:q} 2>&1"
+        "python -m bye table2 --cells {input:q} --paper-models {params.paper:q} --out {output.csv:q} > {log:q} 2>&1"

@@ -1,0 +1,160 @@
+"""`bye clean`: take the suspicious samples out of a training file, by the workflow's own rules.
+
+The command writes a configuration with the user's file as its one dataset into OUT/work, has Snakemake make that cell
+there, and copies what matters to OUT. Snakemake's records stay in OUT/work: a killed run goes on where it was, and a
+finished one does nothing.
+"""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from bye import processes
+from bye.config import find_model
+from bye.data.samples import read_samples
+from bye.errors import ByeError
+from bye.files import read_json, write_bytes, write_text
+
+DATASET = "mine"  # the names of the one cell in OUT/work
+DEFENCE = "bye"
+MODEL_TYPES = {"llava": "llava", "internvl": "internvl"}  # model_type in a checkpoint's config.json -> family
+
+
+def clean(model, data, images, out, seed=0, rule="paper", tau=2.0, cores=None):
+    """Write kept, dropped, layers.csv, entropy.png and summary.txt for the samples file `data` to the folder `out`.
+
+    model: a key of config.yaml's section models, or a folder with a checkpoint of a family known there; images: the
+    folder that image paths start from. kept and dropped have the form of `data`, JSON or JSON lines. Returns the
+    summary. Raises ByeError, for bad input before anything is trained.
+    """
+    from bye.detect.mixture import MIN_SAMPLES
+
+    root = find_workflow()
+    samples = read_samples(data, images_root=images)
+    if len(samples) < MIN_SAMPLES:
+        raise ByeError(
+            f"{data} has {len(samples)} samples; the detector needs at least {MIN_SAMPLES} to see two groups"
+        )
+    data, images, out = (Path(path).expanduser().resolve() for path in (data, images, out))
+    for path in (data, images, out):
+        if set("{}") & set(str(path)):
+            raise ByeError(f"{path} has a brace in its name, which the workflow reads as a placeholder; rename it")
+    work = out / "work"
+    key, config = _configuration(root, model, data, images, seed, rule, tau)
+    text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
+    write_text(work / "config.yaml", text)
+
+    cell = work / "results" / key / DATASET / "none" / f"s{seed}" / DEFENCE
+    names = {"kept.json": f"kept{_suffix(data)}", "dropped.json": f"dropped{_suffix(data)}"}
+    names |= {name: name for name in ("layers.csv", "entropy.png")}
+    print(f"bye clean: {len(samples)} samples; work and logs are in {work}", flush=True)
+    _make(root, work, [os.path.relpath(cell / name, work) for name in names], cores or os.cpu_count())
+    for name, copy in names.items():
+        write_bytes(out / copy, (cell / name).read_bytes())
+    summary = summarise(cell, len(samples), tau, out)
+    write_text(out / "summary.txt", summary + "\n")
+    print(summary)
+    return summary
+
+
+def find_workflow():
+    """Return the folder of the Snakefile: the clone that the package is imported from, or the working folder."""
+    for folder in (Path(__file__).resolve().parent.parent, Path.cwd()):
+        if (folder / "Snakefile").is_file() and (folder / "rules" / "detect.smk").is_file():
+            return folder
+    raise ByeError(
+        "bye clean runs the workflow's rules, which an installed package does not contain; "
+        "install the package from its clone by `pip install -e .`, or run the command in the clone"
+    )
+
+
+def summarise(cell, n_samples, tau, out):
+    """Return one line on what was dropped, or that nothing was because no layer is sensitive."""
+    n_dropped = len(read_samples(cell / "dropped.json", validate=False))
+    with open(cell / "layers.csv", encoding="utf-8", newline="") as file:
+        layers = list(csv.DictReader(file))
+    sensitive = [layer["layer"] for layer in layers if layer["sensitive"] == "true"]
+    if not sensitive:
+        return (
+            f"bye clean: no sensitive layer found (threshold {tau:g}), so nothing was dropped; "
+            f"all {n_samples} samples are in {out}"
+        )
+    return (
+        f"bye clean: {n_dropped} of {n_samples} samples dropped ({n_dropped / n_samples:.1%}), by their attention in "
+        f"{'layer' if len(sensitive) == 1 else 'layers'} {', '.join(sensitive)} of {len(layers)}; what was kept and "
+        f"dropped is in {out}"
+    )
+
+
+def _configuration(root, model, data, images, seed, rule, tau):
+    """Return (model key, config): the shipped configuration, with this file as its one dataset."""
+    shipped = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
+    models = shipped["models"]
+    if model in models:
+        key, entry = model, models[model]
+    elif os.path.isdir(os.path.expanduser(model)):
+        key, path = "model", Path(model).expanduser().resolve()
+        family = _family(path)
+        alike = next((each for each in models.values() if each["family"] == family), None)
+        if alike is None:
+            raise ByeError(f"config.yaml has no model of family {family} to take the training settings for {path} from")
+        entry = {**alike, "path": str(path)}
+    else:
+        raise ByeError(
+            f"there is no model {model!r}: config.yaml knows {', '.join(models)}, and it is no folder either"
+        )
+    entry = {**entry, "path": find_model(key, entry["path"], root)}
+    return key, {
+        "seeds": [seed],
+        "models": {key: entry},
+        "datasets": {DATASET: {"format": "llava", "json": str(data), "images": str(images)}},
+        "attacks": {},
+        "defences": {"vanilla": {"kind": "none"}, DEFENCE: {"kind": "bye", "rule": rule, "tau": tau}},
+    }
+
+
+def _family(path):
+    config = path / "config.json"
+    if not config.is_file():
+        raise ByeError(f"{path} has no config.json, so it is no model folder")
+    model_type = read_json(config).get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise ByeError(f"{config}: model_type {model_type!r} is not one of {', '.join(MODEL_TYPES)}")
+    return MODEL_TYPES[model_type]
+
+
+def _make(root, work, targets, cores):
+    """Have Snakemake make files in the work folder. Raises ByeError with the failed job's own sentence."""
+    processes.announce_parent()
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(work)]
+    command += ["--configfile", str(work / "config.yaml"), "--replace-workflow-config", "--cores", str(cores)]
+    command += ["--quiet", "rules", "reason", "host", "--", *targets]
+    start = time.time()
+    process = subprocess.Popen(command, cwd=root)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # the terminal interrupted it too; let it put its things in order
+        raise
+    if status:
+        reason = f"the run stopped; logs are in {work}/results/logs, and the same command goes on from there"
+        raise ByeError(_sentence(work / "results" / "logs", start) or reason)
+
+
+def _sentence(logs, start):
+    """Return the sentence with which a job that ran since `start` (seconds since 1970) failed, if one left any."""
+    for log in logs.rglob("*.log"):
+        if log.stat().st_mtime >= start:
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.startswith("bye: error: "):
+                    return line.removeprefix("bye: error: ")
+    return None
+
+
+def _suffix(data):
+    return ".jsonl" if data.suffix.lower() == ".jsonl" else ".json"
