@@ -1,0 +1,152 @@
+"""The recorded attention rows, and the extraction stage, against batch-of-one eager attention."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_models import write_tiny_model
+
+from bye.attention import entropy, extract, image_distribution, last_rows, masses_by_role
+from bye.errors import ByeError
+from bye.models import load_model
+from bye.models.attention import LastRow, record_decoder
+from bye.models.family import pad, position_ids
+
+BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
+QUESTIONS = ["What is it?", "Is it red?", "a", "What is in the small picture, a dog or a </s> user <image>?", "b"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Checkpoints, images and a samples file."""
+    root = tmp_path_factory.mktemp("attention")
+    for family in ("llava", "internvl"):
+        write_tiny_model(family, root / family)
+    rng = np.random.default_rng(0)
+    entries = []
+    for number, question in enumerate(QUESTIONS):
+        Image.fromarray(rng.integers(0, 255, (30 + number, 36, 3), dtype=np.uint8)).save(root / f"{number}.png")
+        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": "No."}]
+        if number == 1:
+            turns += [{"from": "human", "value": "Really?"}, {"from": "gpt", "value": "Yes"}]
+        entries.append({"id": f"sample {number}", "image": f"{number}.png", "conversations": turns})
+    # the placeholder inside a question is refused by the reader; as the model sees it, it is only text
+    entries[3]["conversations"][0]["value"] = "<image>\n" + QUESTIONS[3].replace("<image>", "<s>")
+    (root / "samples.json").write_text(json.dumps(entries))
+    return root
+
+
+def eager_rows(root, family, questions):
+    """[(L, H, N), ...]: the last prompt token's attention by the stock eager path, one sample at a time, from pixels."""
+    loaded = load_model(root / family, attention="eager")
+    rows = []
+    for number, question in enumerate(questions):
+        ids = torch.from_numpy(loaded.encoder.prompt(question).ids)[None]
+        pixels = loaded.pixels([Image.open(root / f"{number}.png")])
+        with torch.no_grad():
+            attentions = loaded.model(input_ids=ids, pixel_values=pixels, output_attentions=True).attentions
+        rows.append(torch.stack([layer[0, :, -1] for layer in attentions]))
+    return rows
+
+
+@BOTH
+@pytest.mark.parametrize("side", ["left", "right", "right, unmasked"])
+def test_rows_equal_batch_of_one_eager(folders, family, side):
+    expected = eager_rows(folders, family, QUESTIONS)
+    loaded = load_model(folders / family)
+    record_decoder(loaded.model)
+    prompts = [loaded.encoder.prompt(question) for question in QUESTIONS]
+    features = loaded.image_features(loaded.pixels([Image.open(folders / f"{i}.png") for i in range(len(QUESTIONS))]))
+    ids = pad([prompt.ids for prompt in prompts], 0, side=side.split(",")[0])
+    mask = pad([np.ones(len(prompt.ids)) for prompt in prompts], 0, side=side.split(",")[0])
+    masked = {} if "unmasked" in side else {"attention_mask": mask, "position_ids": position_ids(mask)}
+    with torch.no_grad(), LastRow(mask) as rows:
+        loaded.model(inputs_embeds=loaded.embed(ids, features), **masked)
+    heads = loaded.n_heads
+    assert [tuple(layer.shape) for layer in rows.layers] == [(5, heads, ids.shape[1])] * loaded.n_layers  # heads x N only
+    for got, real, row in zip(rows.attention, mask.bool(), expected, strict=True):
+        torch.testing.assert_close(got[..., real], row, atol=1e-5, rtol=0)
+        assert (got[..., ~real] == 0).all()
+
+
+@BOTH
+def test_one_forward_pass_of_the_stage_equals_eager(folders, family):
+    expected = eager_rows(folders, family, QUESTIONS)
+    loaded = load_model(folders / family)
+    record_decoder(loaded.model)
+    prompts = [loaded.encoder.prompt(question) for question in QUESTIONS]
+    features = loaded.image_features(loaded.pixels([Image.open(folders / f"{i}.png") for i in range(len(QUESTIONS))]))
+    attention, roles = last_rows(loaded, prompts, features)
+    for got, prompt, row in zip(attention, prompts, expected, strict=True):
+        torch.testing.assert_close(got[..., : len(prompt.ids)], row, atol=1e-5, rtol=0)
+
+
+@BOTH
+def test_output_of_the_model_is_unchanged_and_the_tower_is_left_alone(folders, family):
+    plain, recording = load_model(folders / family), load_model(folders / family)
+    record_decoder(recording.model)
+    assert recording.model.model.vision_tower.config._attn_implementation == "sdpa"
+    assert recording.model.model.language_model.config._attn_implementation == "sdpa_last_row"
+    x = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = plain.model(inputs_embeds=x).logits
+        assert torch.equal(recording.model(inputs_embeds=x).logits, expected)  # also outside a LastRow
+        with LastRow(torch.ones(2, 9)):
+            assert torch.equal(recording.model(inputs_embeds=x).logits, expected)
+
+
+@BOTH
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_stage_writes_what_eager_attention_gives(folders, tmp_path, family, batch_size):
+    out, maps = tmp_path / "attention.parquet", tmp_path / "maps.npz"
+    chosen = ["sample 4", "sample 1"]
+    extract(folders / family, None, folders / "samples.json", folders, out, batch_size, chosen, maps)
+    table = pd.read_parquet(out)
+    assert table["id"].tolist() == [f"sample {i}" for i in range(len(QUESTIONS))]
+    assert table["n_image_tokens"].tolist() == [16] * len(QUESTIONS)
+    questions = [*QUESTIONS[:3], QUESTIONS[3].replace("<image>", "<s>"), QUESTIONS[4]]
+    encoder = load_model(folders / family).encoder
+    for number, rows in enumerate(eager_rows(folders, family, questions)):
+        roles = encoder.prompt(questions[number]).roles
+        image = rows.numpy()[..., roles == 1].mean(axis=1)
+        image /= image.sum(axis=-1, keepdims=True)
+        entropies = [table[f"entropy_{layer:02d}"][number] for layer in range(3)]
+        np.testing.assert_allclose(entropies, -(image * np.log(image)).sum(axis=-1), atol=1e-5)
+        for role, name in enumerate(("system_mass", "image_mass", "text_mass")):
+            np.testing.assert_allclose(table[name][number], rows.numpy()[..., roles == role].sum(axis=-1).ravel(), atol=1e-5)
+        if f"sample {number}" in chosen:
+            with np.load(maps) as file:
+                assert file["ids"].tolist() == ["sample 1", "sample 4"] and file["grid"].tolist() == [4, 4]
+                np.testing.assert_allclose(file["maps"][file["ids"] == f"sample {number}"][0], image, atol=1e-5)
+
+
+def test_reductions_on_known_numbers():
+    roles = torch.tensor([[0, 1, 1, 2], [0, 1, 1, -1]])
+    attention = torch.tensor([[[[0.1, 0.2, 0.6, 0.1], [0.5, 0.2, 0.0, 0.3]]], [[[0.5, 0.5, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]]])
+    distribution = image_distribution(attention, roles)
+    torch.testing.assert_close(distribution, torch.tensor([[[0.4, 0.6]], [[1.0, 0.0]]], dtype=torch.float64))
+    expected = torch.tensor([[0.6730116670], [0.0]], dtype=torch.float64)
+    torch.testing.assert_close(entropy(distribution), expected)
+    masses = masses_by_role(attention, roles)
+    torch.testing.assert_close(masses[0, :, 0, 0], torch.tensor([0.1, 0.8, 0.1]))
+    torch.testing.assert_close(masses[1, :, 0, 1], torch.tensor([0.5, 0.5, 0.0]))
+
+
+def test_attention_that_is_not_finite_is_an_error(folders, tmp_path):
+    folder = write_tiny_model("llava", tmp_path / "diverged")
+    weights = load_file(folder / "model.safetensors")
+    name = next(key for key in weights if "layers.1.self_attn.q_proj" in key and "language" in key)
+    weights[name][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ByeError, match="'sample 0', layer 1"):
+        extract(folder, None, folders / "samples.json", folders, tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_maps_of_an_unknown_id(folders, tmp_path):
+    with pytest.raises(ByeError, match="no sample 'nobody'"):
+        extract(folders / "llava", None, folders / "samples.json", folders, tmp_path / "o", maps_for=["nobody"])
