@@ -1,0 +1,127 @@
+"""Greedy batched answers against the stock one-at-a-time generation from pixels, and the files of the stage."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tiny_models import write_tiny_model
+
+from bye.errors import ByeError
+from bye.evaluate import answer, evaluate
+from bye.models import load_model
+
+BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
+QUESTIONS = ["What is it?", "Is it red?", "a", "What is in the small picture, a dog or a user?", "b"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluate")
+    for family in ("llava", "internvl"):
+        write_tiny_model(family, root / family)
+    rng = np.random.default_rng(0)
+    for number in range(len(QUESTIONS)):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(root / f"{number}.png")
+    return root
+
+
+def samples(answers, **extra):
+    return [
+        {
+            "id": f"s{i}",
+            "image": f"{i}.png",
+            "conversations": [{"from": "human", "value": f"<image>\n{q}"}, {"from": "gpt", "value": a}],
+            **extra,
+        }
+        for i, (q, a) in enumerate(zip(QUESTIONS, answers, strict=True))
+    ]
+
+
+def stock_answers(root, family, new_tokens):
+    loaded = load_model(root / family)
+    texts = []
+    for number, question in enumerate(QUESTIONS):
+        ids = torch.from_numpy(loaded.encoder.prompt(question).ids)[None]
+        pixels = loaded.pixels([Image.open(root / f"{number}.png")])
+        mask = torch.ones_like(ids)
+        output = loaded.model.generate(
+            input_ids=ids, pixel_values=pixels, attention_mask=mask, do_sample=False, max_new_tokens=new_tokens
+        )
+        texts.append(loaded.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip())
+    return texts
+
+
+@BOTH
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batched_answers_equal_one_at_a_time(root, family, batch_size):
+    loaded = load_model(root / family)
+    texts = answer(loaded, samples(["x"] * 5), root, 12, batch_size)
+    assert texts == stock_answers(root, family, 12)
+    assert len(set(texts)) > 1
+
+
+@BOTH
+def test_an_answer_stops_at_the_end_token(root, family):
+    loaded = load_model(root / family)
+    calls = []
+
+    def always_the_end(module, args, output):
+        calls.append(1)
+        return torch.nn.functional.one_hot(torch.tensor(loaded.tokenizer.eos_token_id), output.shape[-1]).expand_as(output).float()
+
+    loaded.model.lm_head.register_forward_hook(always_the_end)
+    assert answer(loaded, samples(["x"] * 5), root, 30, 64) == [""] * 5
+    assert len(calls) == 1
+
+
+def test_files_of_the_stage(root, tmp_path):
+    texts = stock_answers(root, "llava", 4)
+    clean = samples([texts[0].upper(), "wrong", texts[2], "wrong", "wrong"])
+    (tmp_path / "clean.json").write_text(json.dumps(clean))
+    (tmp_path / "triggered.json").write_text(json.dumps(samples(["x"] * 5)))
+    evaluate(
+        root / "llava", None, tmp_path / "clean.json", root, tmp_path / "p.parquet", tmp_path / "eval.json", "accuracy",
+        tmp_path / "triggered.json", root, texts[1], max_new_tokens=4,
+    )  # fmt: skip
+    expected_correct = [t.casefold() == e["conversations"][1]["value"].casefold() for t, e in zip(texts, clean, strict=True)]
+    expected_hits = [t.casefold() == texts[1].casefold() for t in texts]
+    result = json.loads((tmp_path / "eval.json").read_text())
+    assert result == {
+        "metric": "accuracy",
+        "CP": 100 * np.mean(expected_correct),
+        "ASR": 100 * np.mean(expected_hits),
+        "n_clean": 5,
+        "n_triggered": 5,
+    }
+    table = pd.read_parquet(tmp_path / "p.parquet")
+    assert list(table.columns) == ["id", "split", "prediction", "reference", "references", "correct"]
+    assert table["split"].tolist() == ["clean"] * 5 + ["triggered"] * 5
+    assert table["prediction"].tolist() == texts + texts
+    assert table["correct"].tolist() == expected_correct + expected_hits
+    assert table["reference"].tolist()[5:] == [texts[1]] * 5
+
+
+def test_captions_are_scored_against_all_references(root, tmp_path):
+    texts = stock_answers(root, "internvl", 8)
+    clean = samples(["x"] * 5)
+    for entry, text in zip(clean, texts, strict=True):
+        entry["references"] = ["a dog runs", text]
+    (tmp_path / "clean.json").write_text(json.dumps(clean))
+    paths = tmp_path / "clean.json", root, tmp_path / "p.parquet", tmp_path / "eval.json"
+    evaluate(root / "internvl", None, *paths, "cider", max_new_tokens=8)
+    result = json.loads((tmp_path / "eval.json").read_text())
+    assert result["metric"] == "cider" and result["ASR"] is None and result["n_triggered"] == 0
+    assert result["CP"] >= 0
+    table = pd.read_parquet(tmp_path / "p.parquet")
+    assert table["references"][0].tolist() == ["a dog runs", texts[0]] and table["correct"].isna().all()
+
+
+def test_bad_arguments(root, tmp_path):
+    paths = tmp_path / "clean.json", root, tmp_path / "p.parquet", tmp_path / "eval.json"
+    with pytest.raises(ByeError, match="metric 'bleu' is unknown"):
+        evaluate(root / "llava", None, *paths, "bleu")
+    with pytest.raises(ByeError, match="need the target"):
+        evaluate(root / "llava", None, *paths, "accuracy", triggered="t.json")

@@ -1,0 +1,182 @@
+"""Fine-tuning on random models: a standard adapter, repeatable to the byte, and resumed after a SIGKILL."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_models import write_tiny_model
+from transformers import AutoModelForImageTextToText
+
+from bye.errors import ByeError
+from bye.finetune import IGNORED, FeatureTrainer, collate, finetune
+from bye.models import load_model
+
+BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
+OPTIONS = {"learning_rate": 1e-2, "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.1, "seed": 3, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Checkpoints, ten images, and 40 samples of which some share an image and one has two turns."""
+    root = tmp_path_factory.mktemp("fine-tune ü")
+    for family in ("llava", "internvl"):
+        write_tiny_model(family, root / family, layers=2)
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        Image.fromarray(rng.integers(0, 255, (32, 36, 3), dtype=np.uint8)).save(root / f"{number}.png")
+    entries = []
+    for number in range(40):
+        question, answer = "What is it?" + " Really?" * (number % 4), ["A dog", "red", "No </s> dog"][number % 3]
+        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+        if number == 7:
+            turns += [{"from": "human", "value": "Red?"}, {"from": "gpt", "value": "Yes"}]
+        entries.append({"id": f"s{number}", "image": f"{number % 10}.png", "conversations": turns})
+    (root / "samples.json").write_text(json.dumps(entries))
+    (root / "three.json").write_text(json.dumps(entries[:3]))
+    return root
+
+
+def run(root, out, family="llava", samples="samples.json", **options):
+    finetune(root / family, root / samples, root, out, out.with_suffix(".csv"), **{**OPTIONS, **options})
+    return (out / "adapter_model.safetensors").read_bytes()
+
+
+@BOTH
+def test_a_standard_adapter_that_learns(root, tmp_path, family):
+    out = tmp_path / "adapter"
+    run(root, out, family, lora_dropout=0.0, epochs=6)
+    assert sorted(os.listdir(tmp_path)) == ["adapter", "adapter.csv"]
+    assert sorted(os.listdir(out)) == ["adapter_config.json", "adapter_model.safetensors"]
+    names = list(load_file(out / "adapter_model.safetensors"))
+    assert len(names) == 2 * 7 * 2 and all("language_model" in name for name in names)  # A and B, 7 layers a block, 2 blocks
+    with open(tmp_path / "adapter.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "epoch", "loss", "learning_rate"]
+    assert [int(row["step"]) for row in rows] == list(range(1, 19))  # 40 samples in batches of 16, 6 epochs
+    assert float(rows[-1]["loss"]) < 0.5 * float(rows[0]["loss"])
+    rates = [float(row["learning_rate"]) for row in rows]
+    np.testing.assert_allclose(rates, 1e-2 * (1 - np.arange(18) / 18), rtol=1e-6)  # linear decay
+
+    base = AutoModelForImageTextToText.from_pretrained(root / family, use_safetensors=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft and transformers on each other's old names
+        wrapped = PeftModel.from_pretrained(base, out).eval()
+    merged = load_model(root / family, out)
+    x = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(merged.model(inputs_embeds=x).logits, wrapped(inputs_embeds=x).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_same_seed_same_bytes_and_the_cache_changes_nothing(root, tmp_path):
+    first = run(root, tmp_path / "first")
+    assert run(root, tmp_path / "second") == first
+    assert (tmp_path / "first" / "adapter_config.json").read_bytes() == (tmp_path / "second" / "adapter_config.json").read_bytes()
+    assert run(root, tmp_path / "third", seed=4) != first
+    run(root, tmp_path / "without", cache_features=False)  # other batches in the tower: equal but for rounding
+    weights, without = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("first", "without"))
+    for name, value in weights.items():
+        torch.testing.assert_close(without[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_micro_batches_give_the_same_step(root, tmp_path):
+    run(root, tmp_path / "whole", lora_dropout=0.0, epochs=1)
+    run(root, tmp_path / "parts", lora_dropout=0.0, epochs=1, micro_batch_size=4)
+    losses = [np.loadtxt(tmp_path / f"{name}.csv", delimiter=",", skiprows=1)[:, 2] for name in ("whole", "parts")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_killed_and_started_again_gives_the_same_bytes(root, tmp_path):
+    undisturbed = run(root, tmp_path / "undisturbed", epochs=12)
+    out = tmp_path / "killed"
+    call = (
+        f"from bye.finetune import finetune; finetune({str(root / 'llava')!r}, {str(root / 'samples.json')!r}, {str(root)!r}, "
+        f"{str(out)!r}, {str(out.with_suffix('.csv'))!r}, epochs=12, **{OPTIONS!r})"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, "-c", call], env=environment, stderr=subprocess.DEVNULL)
+    checkpoints = tmp_path / "killed.checkpoints"
+    while process.poll() is None and not list(checkpoints.glob("checkpoint-*/complete")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not out.exists()
+    (checkpoints / "checkpoint-999").mkdir()  # as if killed in the middle of writing
+    result = subprocess.run([sys.executable, "-c", call], env=environment, capture_output=True, text=True, check=True)
+    assert "resumed at step" in result.stderr
+    assert (out / "adapter_model.safetensors").read_bytes() == undisturbed
+    assert (out / "adapter_config.json").read_text() == (tmp_path / "undisturbed" / "adapter_config.json").read_text()
+    assert (tmp_path / "killed.csv").read_text() == (tmp_path / "undisturbed.csv").read_text()
+    assert sorted(os.listdir(tmp_path)) == ["killed", "killed.csv", "undisturbed", "undisturbed.csv"]
+
+
+def test_checkpoints_of_other_arguments_are_not_used(root, tmp_path, monkeypatch):
+    expected = run(root, tmp_path / "expected", seed=5)
+    save = FeatureTrainer.train
+
+    def train_and_die(self, **options):
+        save(self, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FeatureTrainer, "train", train_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, tmp_path / "out", seed=4)
+    assert list((tmp_path / "out.checkpoints").glob("checkpoint-*/complete"))
+    monkeypatch.undo()
+    assert run(root, tmp_path / "out", seed=5) == expected
+
+
+def test_fewer_samples_than_one_batch(root, tmp_path):
+    run(root, tmp_path / "adapter", samples="three.json")
+    assert len((tmp_path / "adapter.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_loss_is_on_answers_and_end_tokens_only(root):
+    loaded = load_model(root / "llava")
+    turns = [("What is it?", "A dog"), ("Red?", "Yes")]
+    batch = collate([(loaded.encoder.conversation(turns), "0.png"), (loaded.encoder.conversation(turns[:1]), "1.png")])
+    trained = [row[row != IGNORED] for row in batch["labels"]]
+    assert loaded.tokenizer.decode(trained[0]).replace(" ", "") == "Adog</s>Yes</s>"
+    assert loaded.tokenizer.decode(trained[1]).replace(" ", "") == "Adog</s>"
+    assert torch.equal(batch["ids"][batch["labels"] != IGNORED], batch["labels"][batch["labels"] != IGNORED])
+
+
+def test_loss_is_the_stock_models_loss(root, tmp_path):
+    """The first logged loss, with a learning rate of nearly zero, is the stock loss of the same batch from pixels."""
+    run(root, tmp_path / "adapter", samples="three.json", learning_rate=1e-12, epochs=1, lora_dropout=0.0)
+    logged = np.loadtxt(tmp_path / "adapter.csv", delimiter=",", skiprows=1)[2]
+    loaded = load_model(root / "llava")
+    total, count = 0.0, 0
+    for entry in json.loads((root / "three.json").read_text()):
+        turn = (entry["conversations"][0]["value"].removeprefix("<image>\n"), entry["conversations"][1]["value"])
+        batch = collate([(loaded.encoder.conversation([turn]), entry["image"])])
+        pixels = loaded.pixels([Image.open(root / entry["image"])])
+        n = (batch["labels"] != IGNORED).sum().item()
+        with torch.no_grad():
+            total += n * loaded.model(input_ids=batch["ids"], pixel_values=pixels, labels=batch["labels"]).loss.item()
+        count += n
+    assert logged == pytest.approx(total / count, rel=1e-5)
+
+
+def test_errors_in_one_sentence(root, tmp_path):
+    empty = tmp_path / "empty.json"
+    empty.write_text("[]")
+    with pytest.raises(ByeError, match="no samples"):
+        finetune(root / "llava", empty, root, tmp_path / "out", tmp_path / "log.csv", **OPTIONS)
+    with pytest.raises(ByeError, match=r"the loss is .* lower the learning rate"):
+        run(root, tmp_path / "out", learning_rate=1e30, lora_dropout=0.0)
+    with pytest.raises(ByeError, match="LoRA does not fit"):
+        run(root, tmp_path / "out", lora_targets="nothing")
+    with pytest.raises(ByeError, match="not a multiple of micro_batch_size 3"):
+        run(root, tmp_path / "out", micro_batch_size=3)
+    assert not (tmp_path / "out").exists()
