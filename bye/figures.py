@@ -62,11 +62,15 @@ def entropy_figure(flags, out, labels=None, layers=None):
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         edges = np.histogram_bin_edges(scores, bins=BINS)
+        highest = 0
         for mask, name, colour in ((~low, names[0], HIGH), (low, names[1], LOW)):
             if mask.any():
                 label = f"{name} ({mask.sum():,})"
-                axes.hist(scores[mask], edges, histtype="stepfilled", color=colour, alpha=0.55, label=label)
+                counts, *_ = axes.hist(
+                    scores[mask], edges, histtype="stepfilled", color=colour, alpha=0.55, label=label
+                )
                 axes.hist(scores[mask], edges, histtype="step", color=colour, linewidth=1.2)
+                highest = max(highest, counts.max())
         if setting["mixture"] is not None:
             _draw_mixture(axes, setting["mixture"], edges, len(scores))
         if setting["cut"] is not None:
@@ -77,8 +81,8 @@ def entropy_figure(flags, out, labels=None, layers=None):
         axes.set_xlabel(f"mean attention entropy over {which if selected else 'all layers'} (nats)")
         axes.set_ylabel("samples")
         axes.set_title(_title(setting, flagged, layers), loc="left")
-        axes.legend(loc="upper left")
-        axes.margins(x=0.02)
+        axes.set_ylim(0, 1.08 * highest)  # a component narrower than a bar would dwarf the bars
+        figure.legend(loc="outside lower center", ncols=4, columnspacing=1.2, handlelength=1.4, fontsize=9)
         with replacing(out) as partial:
             figure.savefig(partial, format="png", metadata={"Software": None})
 
@@ -107,6 +111,8 @@ def _title(setting, flagged, layers):
     selected = setting["sensitive_layers"]
     if selected:
         where = f"layer{'s' if len(selected) > 1 else ''} {', '.join(map(str, selected))}"
+        if len(selected) > 10:
+            where = f"{len(selected)} layers"
         return f"{flagged.sum():,} of {len(flagged):,} samples flagged, by {where}"
     title = "No sensitive layer: nobody is flagged"
     if layers is None:

@@ -27,7 +27,8 @@ class BYEDetector(OutlierMixin, BaseEstimator):
 
     Each layer's entropies are modelled by two Gaussians (Eq. 6); layers whose two modes stand apart are sensitive
     (Eq. 7). A sample's score is its mean entropy over the sensitive layers (Eq. 8); the scores are clustered by
-    another two-component mixture and the low-mean component is flagged. Without a sensitive layer nobody is flagged.
+    another two-component mixture and the low-mean component is flagged, whatever its share. Without a sensitive layer
+    nobody is flagged.
 
     Where this goes beyond the paper: each mixture is fitted from several starts, so that a component of one per cent is
     found (see `bye.detect.mixture.fit_two_gaussians`); the posterior of the low component is kept from rising again

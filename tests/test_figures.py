@@ -1,0 +1,106 @@
+"""The entropy histogram: what it says, and that it is a picture."""
+
+import matplotlib
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from matplotlib.axes import Axes
+from PIL import Image
+
+from bye.defences import detect, random_drop
+from bye.errors import ByeError
+from bye.figures import HIGH, LOW, entropy_figure
+
+BLUE, ORANGE = (tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in (HIGH, LOW))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a function that runs the detector on 300 samples and gives the paths of flags and layers."""
+
+    def run(tau=2.0, spread=0.2):
+        generator = np.random.default_rng(0)
+        entropies = 4.0 + spread * generator.normal(size=(300, 3))
+        entropies[:30, 1] -= 10 * spread
+        columns = {"id": [f"q{index}" for index in range(300)]}
+        columns |= {f"entropy_{layer:02d}": column for layer, column in enumerate(entropies.T)}
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "attention.parquet")
+        flags, layers = tmp_path / "flags.parquet", tmp_path / "layers.csv"
+        detect(tmp_path / "attention.parquet", layers, flags, tau=tau)
+        return flags, layers
+
+    return run
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Collect the text that a figure gets."""
+    texts = []
+    for name in ("set_title", "set_xlabel"):
+        plain = getattr(Axes, name)
+        monkeypatch.setattr(
+            Axes, name, lambda self, text, *a, _plain=plain, **k: texts.append(text) or _plain(self, text, *a, **k)
+        )
+    return texts
+
+
+def has_colour(path, colour):
+    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3).astype(int)
+    return (np.abs(pixels - colour).max(axis=1) <= 8).sum() > 50
+
+
+def test_figure_of_a_run(tmp_path, run, drawn):
+    flags, layers = run()
+    entropy_figure(flags, tmp_path / "a.png", layers=layers)
+    assert drawn == ["mean attention entropy over the sensitive layer (nats)", "30 of 300 samples flagged, by layer 1"]
+    assert has_colour(tmp_path / "a.png", BLUE)
+    assert has_colour(tmp_path / "a.png", ORANGE)
+    assert Image.open(tmp_path / "a.png").size[0] > 800
+
+
+def test_same_input_same_bytes_whatever_the_user_set(tmp_path, run):
+    flags, layers = run()
+    entropy_figure(flags, tmp_path / "a.png", layers=layers)
+    with matplotlib.rc_context({"font.size": 30, "figure.dpi": 30}):
+        entropy_figure(flags, tmp_path / "b.png", layers=layers)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert b"Software" not in (tmp_path / "a.png").read_bytes()
+
+
+def test_labels_decide_the_colours(tmp_path, run):
+    flags, _ = run()
+    labels = tmp_path / "labels.parquet"
+    ids = [f"q{index}" for index in range(300)]
+    pyarrow.parquet.write_table(pyarrow.table({"id": ids, "poisoned": [False] * 300}), labels)
+    entropy_figure(flags, tmp_path / "a.png", labels=labels)
+    assert has_colour(tmp_path / "a.png", BLUE)
+    assert not has_colour(tmp_path / "a.png", ORANGE)
+    pyarrow.parquet.write_table(pyarrow.table({"id": ids[1:], "poisoned": [False] * 299}), labels)
+    with pytest.raises(ByeError, match="'q0'"):
+        entropy_figure(flags, tmp_path / "a.png", labels=labels)
+
+
+def test_no_sensitive_layer_is_told(tmp_path, run, drawn):
+    flags, layers = run(tau=40)
+    entropy_figure(flags, tmp_path / "a.png", layers=layers)
+    xlabel, title = drawn
+    assert xlabel == "mean attention entropy over all layers (nats)"
+    assert title.startswith("No sensitive layer: nobody is flagged (highest BSI ")
+    assert title.endswith("needed 40)")
+    assert has_colour(tmp_path / "a.png", BLUE)
+    assert not has_colour(tmp_path / "a.png", ORANGE)
+
+
+def test_identical_samples(tmp_path, run):
+    flags, layers = run(spread=0.0)
+    entropy_figure(flags, tmp_path / "a.png", layers=layers)
+    assert has_colour(tmp_path / "a.png", BLUE)
+
+
+def test_flags_of_another_defence(tmp_path):
+    (tmp_path / "train.json").write_text('[{"id": "q0"}, {"id": "q1"}]')
+    random_drop(tmp_path / "train.json", tmp_path / "flags.parquet", share=0.5)
+    with pytest.raises(ByeError, match="needs the flags of the bye detector"):
+        entropy_figure(tmp_path / "flags.parquet", tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()

@@ -1,0 +1,187 @@
+"""Tables from result files, the paper's numbers beside ours."""
+
+import csv
+import json
+
+import pytest
+
+from bye.errors import ByeError
+from bye.reference import paper_number
+from bye.tables import cells_of, table1, table2
+
+PAPER = {"llava-mini": "llava-1.5-7b", "internvl-mini": "internvl2.5-8b"}
+
+
+def result(root, name, content, model="llava-mini", dataset="scienceqa", seed=0, defence="bye", attack="badnet"):
+    path = root / model / dataset / attack / f"s{seed}" / defence / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def evaluation(root, clean, success, **cell):
+    content = {"metric": "accuracy", "CP": clean, "ASR": success, "n_clean": 300, "n_triggered": 300}
+    return result(root, "eval.json", content, **cell)
+
+
+def detection(root, precision, recall, f1, auroc, n_flagged, layers, **cell):
+    content = {"precision": precision, "recall": recall, "f1": f1, "auroc": auroc, "average_precision": auroc}
+    content |= {"n_flagged": n_flagged, "n_poisoned": 100, "n_samples": 1000, "sensitive_layers": layers}
+    return result(root, "detection.json", content, **cell)
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# ---- the paper's numbers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),  # read off the paper
+    [
+        ((1, "llava-1.5-7b", "scienceqa", "vanilla", "CP"), 91.72),
+        ((1, "llava-1.5-7b", "flickr30k", "random_drop", "ASR"), 81.50),
+        ((1, "internvl2.5-8b", "rsvqa", "bye", "ASR"), 7.18),
+        ((1, "internvl2.5-8b", "iconqa", "zip", "CP"), 86.89),
+        ((2, "llava-1.5-7b", "flickr30k", "bye", "R"), 80.30),
+        ((2, "internvl2.5-8b", "rsvqa", "bye", "F1"), 99.45),
+        ((7, "llava-1.5-7b", "rsvqa", "threshold", "F1"), 28.99),
+        ((1, "llava-1.5-7b", "scienceqa", "oracle", "CP"), None),
+        ((1, None, "scienceqa", "bye", "CP"), None),
+        ((2, "llava-1.5-7b", "scienceqa", "bye", "CP"), None),
+    ],
+)
+def test_paper_numbers(cell, number):
+    assert paper_number(*cell) == number
+
+
+def test_paper_numbers_of_settings():
+    assert paper_number(5, "llava-1.5-7b", "scienceqa", "bye", "F1", "tau_bsi=2.0") == 96.71
+    assert paper_number(3, "llava-1.5-7b", "scienceqa", "bye", "P", "varied_multi") == 78.81
+
+
+@pytest.mark.parametrize("model", PAPER.values())
+@pytest.mark.parametrize("dataset", ["scienceqa", "iconqa", "flickr30k", "rsvqa"])
+def test_paper_f1_is_the_harmonic_mean(model, dataset):
+    precision, recall, f1 = (paper_number(2, model, dataset, "bye", metric) for metric in ("P", "R", "F1"))
+    assert f1 == pytest.approx(2 * precision * recall / (precision + recall), abs=0.02)
+
+
+# ---- table 1 -------------------------------------------------------------------------------------------------------
+
+
+def test_table1(tmp_path):
+    paths = [
+        evaluation(tmp_path, 90.125, 97, dataset=dataset, defence=defence, model=model)
+        for dataset in ("scienceqa", "flickr30k")
+        for model in ("llava-mini", "mine")
+        for defence in ("vanilla", "bye", "oracle")
+    ]
+    table1(cells_of(paths), tmp_path / "table1.csv", PAPER)
+    rows = rows_of(tmp_path / "table1.csv")
+    assert list(rows[0]) == ["model", "method", "dataset", "CP", "ASR", "paper_CP", "paper_ASR", "note"]
+    assert [(row["model"], row["method"], row["dataset"]) for row in rows[:4]] == [
+        ("llava-mini", "vanilla", "scienceqa"),
+        ("llava-mini", "vanilla", "flickr30k"),
+        ("llava-mini", "bye", "scienceqa"),
+        ("llava-mini", "bye", "flickr30k"),
+    ]
+    assert (rows[0]["CP"], rows[0]["ASR"]) == ("90.12", "97.00")
+    assert (rows[0]["paper_CP"], rows[0]["paper_ASR"]) == ("91.72", "97.32")
+    assert all((row["note"] != "") == (row["method"] == "oracle") for row in rows)
+    assert all(row["paper_CP"] == "" for row in rows if row["model"] == "mine" or row["method"] == "oracle")
+
+
+def test_table1_without_triggered_test_set(tmp_path):
+    table1(cells_of([evaluation(tmp_path, 80.0, None)]), tmp_path / "table1.csv")
+    [row] = rows_of(tmp_path / "table1.csv")
+    assert (row["CP"], row["ASR"], row["paper_CP"]) == ("80.00", "", "")
+
+
+def test_table1_over_seeds(tmp_path):
+    paths = [evaluation(tmp_path, 80 + 2 * seed, 90 + seed, seed=seed) for seed in (2, 0, 1)]
+    table1(cells_of(paths), tmp_path / "table1.csv", PAPER)
+    [row] = rows_of(tmp_path / "table1.csv")
+    assert (row["CP"], row["CP_std"]) == ("82.00", "2.00")  # 80, 82, 84: sample standard deviation 2
+    assert (row["ASR"], row["ASR_std"], row["n_seeds"]) == ("91.00", "1.00", "3")
+
+
+def test_twins_hold_the_same_cells(tmp_path):
+    table1(cells_of([evaluation(tmp_path, 80.0, 5.0, defence="random_drop")]), tmp_path / "table1.csv", PAPER)
+    [row] = rows_of(tmp_path / "table1.csv")
+    markdown = (tmp_path / "table1.md").read_text().splitlines()
+    assert [cell.strip() for cell in markdown[0].strip("|").split("|")] == list(row)
+    assert [cell.strip() for cell in markdown[2].strip("|").split("|")] == list(row.values())
+    latex = (tmp_path / "table1.tex").read_text()
+    assert r"\toprule" in latex
+    body = latex.split("\\midrule\n")[1].split("\n\\bottomrule")[0]
+    cells = [cell.strip().replace(r"\_", "_") for cell in body.removesuffix(r"\\").split("&")]
+    assert cells == list(row.values())
+
+
+# ---- table 2 -------------------------------------------------------------------------------------------------------
+
+
+def test_table2(tmp_path):
+    paths = [
+        detection(tmp_path, 0.9876, 0.9, 0.94178, 0.995, 91, [2, 3]),
+        detection(tmp_path, None, 0.0, 0.0, None, 0, [], dataset="iconqa"),
+    ]
+    table2(cells_of(paths), tmp_path / "table2.csv", PAPER)
+    found, nothing = rows_of(tmp_path / "table2.csv")
+    assert list(found) == (
+        ["model", "dataset", "precision", "recall", "f1", "auroc", "n_flagged", "sensitive_layers"]
+        + ["paper_P", "paper_R", "paper_F1"]
+    )
+    assert list(found.values()) == (
+        ["llava-mini", "scienceqa", "98.76", "90.00", "94.18", "99.50", "91", "2 3", "98.82", "94.69", "96.71"]
+    )
+    assert nothing["sensitive_layers"] == "none"
+    assert (nothing["precision"], nothing["recall"], nothing["f1"], nothing["auroc"]) == ("", "0.00", "0.00", "")
+    assert nothing["n_flagged"] == "0"
+
+
+def test_table2_over_seeds_tells_where_no_layer_was_sensitive(tmp_path):
+    paths = [
+        detection(tmp_path, 1.0, 0.9, 0.95, 0.99, 90, [2, 3], seed=0),
+        detection(tmp_path, None, 0.0, 0.0, None, 0, [], seed=1),
+    ]
+    table2(cells_of(paths), tmp_path / "table2.csv", PAPER)
+    [row] = rows_of(tmp_path / "table2.csv")
+    assert row["sensitive_layers"] == "2 3 | none"
+    assert (row["recall"], row["f1"], row["n_flagged"], row["n_seeds"]) == ("45.00", "47.50", "45", "2")
+    assert row["f1_std"] == "67.18"  # |95 - 0| / sqrt 2
+    assert r"2 3 \| none" in (tmp_path / "table2.md").read_text()
+
+
+# ---- wrong input ---------------------------------------------------------------------------------------------------
+
+
+def test_missing_and_broken_results(tmp_path):
+    out = tmp_path / "table1.csv"
+    path = evaluation(tmp_path, 80.0, 5.0)
+    with pytest.raises(ByeError, match="second result"):
+        table1(cells_of([path, path]), out)
+    with pytest.raises(ByeError, match="one attack"):
+        table1(cells_of([path, evaluation(tmp_path, 80.0, 5.0, attack="blend")]), out)
+    with pytest.raises(ByeError, match=r"no eval\.json"):
+        table1(cells_of([detection(tmp_path, 1, 1, 1, 1, 1, [1])]), out)
+    path.write_text("{}")
+    with pytest.raises(ByeError, match=r"eval\.json has no 'CP'"):
+        table1(cells_of([path]), out)
+    path.unlink()
+    with pytest.raises(ByeError, match="does not exist"):
+        table1(cells_of([path]), out)
+    with pytest.raises(ByeError, match="not in a folder"):
+        cells_of([tmp_path / "eval.json"])
+    with pytest.raises(ByeError, match="one attack"):
+        table1([], out)
+    assert not out.exists()
+
+
+def test_table2_is_about_one_detector(tmp_path):
+    paths = [detection(tmp_path, 1, 1, 1, 1, 1, [1], defence=defence) for defence in ("bye", "oracle")]
+    with pytest.raises(ByeError, match="one detector"):
+        table2(cells_of(paths), tmp_path / "table2.csv")
