@@ -87,7 +87,7 @@ def read_entropies(path):
 
     Raises ByeError where an entropy is no finite number, naming the sample and the layer.
     """
-    table = read_table(path, ("id", "entropy_00"))
+    table = read_table(path, ("id", "entropy_00"), prefix="entropy_")
     layers = sorted(int(name[len("entropy_") :]) for name in table if name.startswith("entropy_"))
     ids = table["id"]
     entropies = np.array(

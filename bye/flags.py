@@ -41,19 +41,24 @@ def read_flags(path):
     return read_table(path, COLUMNS)
 
 
-def read_table(path, columns):
-    """Return all columns of a Parquet file as a dict of lists, with the schema's metadata under the key "metadata".
+def read_table(path, columns, prefix=None):
+    """Return columns of a Parquet file as a dict of lists, with the schema's metadata under the key "metadata".
 
-    Raises ByeError if the file cannot be read, lacks one of `columns`, or an id occurs twice.
+    All columns are read, or only `columns` and those whose names begin with `prefix`. Raises ByeError if the file
+    cannot be read, lacks one of `columns`, or an id occurs twice.
     """
     try:
-        table = pyarrow.parquet.read_table(path)
+        # ParquetFile, since pyarrow.parquet.read_table loads pandas where it is installed.
+        with pyarrow.parquet.ParquetFile(path) as file:
+            present = file.schema_arrow.names
+            chosen = None if prefix is None else [n for n in present if n in columns or n.startswith(prefix)]
+            table = file.read(columns=chosen)
     except FileNotFoundError:
         raise ByeError(f"{path} does not exist; check the path") from None
     except (OSError, pyarrow.ArrowException) as error:
         raise ByeError(f"{path} cannot be read as Parquet ({error}); make it again") from None
     for name in columns:
-        if name not in table.column_names:
+        if name not in present:
             raise ByeError(f"{path} has no column {name!r}; give a file that the suite's own stage wrote")
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     content = table.to_pydict() | {"metadata": metadata}
