@@ -6,6 +6,7 @@ import numpy as np
 
 from bye.errors import ByeError
 from bye.files import write_json
+from bye.flags import read_flags, read_table
 
 
 def score(flags, labels, out, layers=None):
@@ -24,8 +25,6 @@ def score(flags, labels, out, layers=None):
     ByeError
         If the two files do not speak of the same samples.
     """
-    from bye.flags import read_flags, read_table
-
     flag_table = read_flags(flags)
     label_table = read_table(labels, ("id", "poisoned"))
     poisoned_by_id = dict(zip(label_table["id"], label_table["poisoned"], strict=True))
