@@ -40,8 +40,8 @@ def extract(
 ):
     """Write attention.parquet (and the maps of chosen ids) for the samples of a file, in file order.
 
-    model, adapter, samples, images, out: paths; adapter may be None. maps_for: ids whose head-averaged maps go to the npz
-    file maps_out: ids (n,), maps (n, L, T) and grid (rows, columns). Rows are the first turn's prompt; answers are not seen.
+    model, adapter, samples, images, out: paths; adapter may be None. Answers, and turns after the first, are not seen.
+    maps_for: ids whose maps (Eq. 4) go to the npz file maps_out: ids (n,), maps (n, L, T) and grid (rows, columns).
     Raises ByeError for bad input and where an entropy is not finite.
     """
     if threads:
@@ -65,13 +65,11 @@ def extract(
     for start in range(0, len(entries), batch_size):
         chosen = order[start : start + batch_size]
         names = [entries[i]["image"] for i in chosen]
-        attention, roles = last_rows(loaded, [prompts[i] for i in chosen], features(names, batch_size))
-        distribution = image_distribution(attention, roles)  # (B, L, T)
-        entropies[chosen] = entropy(distribution).cpu().numpy()
-        masses[chosen] = masses_by_role(attention, roles).flatten(2).cpu().numpy()
+        reduced = features_of(*last_rows(loaded, [prompts[i] for i in chosen], features(names, batch_size)))
+        distribution, entropies[chosen], masses[chosen] = (array.cpu().numpy() for array in reduced)
         for i, row in zip(chosen, distribution, strict=True):
             if ids[i] in wanted:
-                maps[ids[i]] = row.cpu().numpy()
+                maps[ids[i]] = row
         progress(start + len(chosen))
     _check_finite(entropies, masses, ids, model, adapter)
     write_parquet(out, _table(ids, loaded, entropies, masses))
@@ -87,7 +85,7 @@ def last_rows(family, prompts, features):
     """One batched forward pass: the last prompt token's attention (B, L, H, N) and the tokens' roles (B, N).
 
     prompts: B Tokens of prompts; features: (B, T, D) of their images. Padding has role -1 and attention 0. It is on the
-    right, where under the causal mask alone no prompt token looks at it: SDPA then takes its fastest path, without a mask.
+    right, where under the causal mask alone no prompt token looks at it: SDPA takes its fastest path, without a mask.
     The language model's head is not run.
     """
     device = family.model.device
@@ -98,8 +96,14 @@ def last_rows(family, prompts, features):
     return rows.attention, roles
 
 
+def features_of(attention, roles):
+    """What is kept of a batch: (B, L, T) distributions over image tokens, (B, L) entropies, (B, 3, L * H) masses."""
+    distribution = image_distribution(attention, roles)
+    return distribution, entropy(distribution), masses_by_role(attention, roles).flatten(2)
+
+
 def image_distribution(attention, roles):
-    """Head-averaged attention over the image tokens, summing to one (Eq. 4): (B, L, H, N), (B, N) -> (B, L, T) float64."""
+    """Head-averaged attention on image tokens, summing to one (Eq. 4): (B, L, H, N), (B, N) -> (B, L, T) float64."""
     batch, layers, _, length = attention.shape
     averaged = attention.double().mean(dim=2)  # (B, L, N)
     on_image = (roles == IMAGE)[:, None].expand(batch, layers, length)
@@ -125,8 +129,8 @@ def _check_finite(entropies, masses, ids, model, adapter):
         layers = np.flatnonzero(~np.isfinite(entropies[first]))
         where = f"layer {layers[0]}" if len(layers) else "an attention mass"
         raise ByeError(
-            f"the attention of {bad.sum()} samples is not finite (the first is {ids[first]!r}, {where}) under model {model} "
-            f"with adapter {adapter}; the fine-tune has probably diverged, lower its learning rate"
+            f"the attention of {bad.sum()} samples is not finite (the first is {ids[first]!r}, {where}) under model "
+            f"{model} with adapter {adapter}; the fine-tune has probably diverged, lower its learning rate"
         )
 
 

@@ -42,8 +42,8 @@ def evaluate(
 ):
     """Answer the clean test samples and, if given, the triggered ones; write predictions.parquet and eval.json.
 
-    CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; ASR is the share of triggered samples,
-    in per cent, whose output is `target`. adapter may be None: the base model. Raises ByeError for bad input.
+    CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; ASR is the share of triggered
+    samples, in per cent, whose output is `target`. adapter may be None: the base model. Raises ByeError for bad input.
     """
     if metric not in METRICS:
         raise ByeError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
@@ -62,7 +62,14 @@ def evaluate(
         correct = [None] * len(entries)
         performance = 100.0 * cider(answers, references)[0]
     rows = [
-        {"id": id_of(entry), "split": "clean", "prediction": text, "reference": group[0], "references": group, "correct": right}
+        {
+            "id": id_of(entry),
+            "split": "clean",
+            "prediction": text,
+            "reference": group[0],
+            "references": group,
+            "correct": right,
+        }
         for entry, text, group, right in zip(entries, answers, references, correct, strict=True)
     ]
     success, n_triggered = None, 0
@@ -72,12 +79,21 @@ def evaluate(
         hits = is_target(answers, target)
         success, n_triggered = 100.0 * float(hits.mean()), len(entries)
         rows += [
-            {"id": id_of(entry), "split": "triggered", "prediction": text, "reference": target, "references": [target], "correct": hit}
+            {
+                "id": id_of(entry),
+                "split": "triggered",
+                "prediction": text,
+                "reference": target,
+                "references": [target],
+                "correct": hit,
+            }
             for entry, text, hit in zip(entries, answers, hits, strict=True)
         ]
     write_parquet(predictions, pa.Table.from_pylist(rows, schema=SCHEMA))
     n_clean = len(rows) - n_triggered
-    write_json(out, {"metric": metric, "CP": performance, "ASR": success, "n_clean": n_clean, "n_triggered": n_triggered})
+    write_json(
+        out, {"metric": metric, "CP": performance, "ASR": success, "n_clean": n_clean, "n_triggered": n_triggered}
+    )
 
 
 SCHEMA = pa.schema(

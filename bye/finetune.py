@@ -1,4 +1,4 @@
-"""The fine-tuning stage: LoRA on the language model with the `transformers` Trainer, resumed where a killed run left off."""
+"""The fine-tuning stage: LoRA on the language model by the `transformers` Trainer, resumed where it was killed."""
 
 import hashlib
 import json
@@ -57,8 +57,8 @@ def finetune(
     """Fine-tune `model` on a samples file; write a standard PEFT adapter folder `out` and the loss curve `log` (CSV).
 
     model: folder or hub id; images: image root; epochs: float; batch_size: samples an optimiser step, of which
-    micro_batch_size are in memory at once; warmup: share of the steps; lora_targets: regular expression over module names,
-    by default every linear layer of the decoder; checkpoints: how many times along the run its state is kept, in
+    micro_batch_size are in memory at once; warmup: share of the steps; lora_targets: regular expression of module
+    names, by default every linear layer of the decoder; checkpoints: how many times along the run its state is kept, in
     checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features: encode each distinct
     image once and keep the result in memory. Loss is on answer tokens only. The same arguments, seed and number of
     threads give the same bytes, killed and resumed or not. Raises ByeError for bad input and a loss that is not finite.
@@ -96,7 +96,7 @@ def finetune(
 
     micro = min(micro_batch_size or batch_size, batch_size)
     if batch_size % micro:
-        raise ByeError(f"batch_size {batch_size} is not a multiple of micro_batch_size {micro}; choose one that divides it")
+        raise ByeError(f"batch_size {batch_size} is not a multiple of micro_batch_size {micro}; choose a divisor")
     steps = math.ceil(math.ceil(len(entries) / micro) / (batch_size // micro)) * epochs
     log_every = max(1, math.ceil(steps / 200))
     arguments = TrainingArguments(
@@ -154,7 +154,7 @@ def collate(batch):
 class FeatureTrainer(Trainer):
     """A Trainer whose batches name their images; the frozen vision tower's features come from an ImageFeatures.
 
-    With padding on the right, no token ever looks at padding under the causal mask alone, so there is no mask to apply; and
+    With padding on the right, no token ever looks at padding under the causal mask alone, so no mask is applied; and
     the language model's head is run on the positions that predict an answer token only.
     """
 
@@ -190,7 +190,7 @@ class Watch(TrainerCallback):
         if loss is None:
             return
         if not math.isfinite(loss):
-            raise ByeError(f"the loss is {loss} at step {state.global_step}; lower the learning rate ({args.learning_rate})")
+            raise ByeError(f"the loss is {loss} at step {state.global_step}; lower the learning rate")
         now = time.monotonic()
         if now - self.printed >= SECONDS_BETWEEN_LINES or state.global_step == state.max_steps:
             rate = (state.global_step - self.first_step) / (now - self.start)
@@ -207,13 +207,15 @@ class Watch(TrainerCallback):
 
 
 def fingerprint(settings, entries):
-    """Hash of all that a run's result depends on: its settings, its samples and its images (size and time of change)."""
+    """Hash of all that a run's result depends on: settings, samples, and its images' sizes and times of change."""
     root = settings["images"]
     images = {}
     for name in sorted({entry["image"] for entry in entries}):
         status = os.stat(image_path(root, name))
         images[name] = (status.st_size, status.st_mtime_ns)
-    weights = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(Path(settings["model"]).glob("*.safetensors"))]
+    weights = [
+        (f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(Path(settings["model"]).glob("*.safetensors"))
+    ]
     text = json.dumps([settings, entries, images, weights, torch.__version__], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -41,7 +41,7 @@ def folders(tmp_path_factory):
 
 
 def eager_rows(root, family, questions):
-    """[(L, H, N), ...]: the last prompt token's attention by the stock eager path, one sample at a time, from pixels."""
+    """[(L, H, N), ...]: the last prompt token's attention by eager attention, one sample at a time, from pixels."""
     loaded = load_model(root / family, attention="eager")
     rows = []
     for number, question in enumerate(questions):
@@ -67,7 +67,9 @@ def test_rows_equal_batch_of_one_eager(folders, family, side):
     with torch.no_grad(), LastRow(mask) as rows:
         loaded.model(inputs_embeds=loaded.embed(ids, features), **masked)
     heads = loaded.n_heads
-    assert [tuple(layer.shape) for layer in rows.layers] == [(5, heads, ids.shape[1])] * loaded.n_layers  # heads x N only
+    assert [tuple(layer.shape) for layer in rows.layers] == [
+        (5, heads, ids.shape[1])
+    ] * loaded.n_layers  # heads x N only
     for got, real, row in zip(rows.attention, mask.bool(), expected, strict=True):
         torch.testing.assert_close(got[..., real], row, atol=1e-5, rtol=0)
         assert (got[..., ~real] == 0).all()
@@ -117,7 +119,9 @@ def test_stage_writes_what_eager_attention_gives(folders, tmp_path, family, batc
         entropies = [table[f"entropy_{layer:02d}"][number] for layer in range(3)]
         np.testing.assert_allclose(entropies, -(image * np.log(image)).sum(axis=-1), atol=1e-5)
         for role, name in enumerate(("system_mass", "image_mass", "text_mass")):
-            np.testing.assert_allclose(table[name][number], rows.numpy()[..., roles == role].sum(axis=-1).ravel(), atol=1e-5)
+            np.testing.assert_allclose(
+                table[name][number], rows.numpy()[..., roles == role].sum(axis=-1).ravel(), atol=1e-5
+            )
         if f"sample {number}" in chosen:
             with np.load(maps) as file:
                 assert file["ids"].tolist() == ["sample 1", "sample 4"] and file["grid"].tolist() == [4, 4]
@@ -126,7 +130,9 @@ def test_stage_writes_what_eager_attention_gives(folders, tmp_path, family, batc
 
 def test_reductions_on_known_numbers():
     roles = torch.tensor([[0, 1, 1, 2], [0, 1, 1, -1]])
-    attention = torch.tensor([[[[0.1, 0.2, 0.6, 0.1], [0.5, 0.2, 0.0, 0.3]]], [[[0.5, 0.5, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]]])
+    attention = torch.tensor(
+        [[[[0.1, 0.2, 0.6, 0.1], [0.5, 0.2, 0.0, 0.3]]], [[[0.5, 0.5, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]]]
+    )
     distribution = image_distribution(attention, roles)
     torch.testing.assert_close(distribution, torch.tensor([[[0.4, 0.6]], [[1.0, 0.0]]], dtype=torch.float64))
     expected = torch.tensor([[0.6730116670], [0.0]], dtype=torch.float64)

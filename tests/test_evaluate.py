@@ -70,7 +70,11 @@ def test_an_answer_stops_at_the_end_token(root, family):
 
     def always_the_end(module, args, output):
         calls.append(1)
-        return torch.nn.functional.one_hot(torch.tensor(loaded.tokenizer.eos_token_id), output.shape[-1]).expand_as(output).float()
+        return (
+            torch.nn.functional.one_hot(torch.tensor(loaded.tokenizer.eos_token_id), output.shape[-1])
+            .expand_as(output)
+            .float()
+        )
 
     loaded.model.lm_head.register_forward_hook(always_the_end)
     assert answer(loaded, samples(["x"] * 5), root, 30, 64) == [""] * 5
@@ -86,7 +90,9 @@ def test_files_of_the_stage(root, tmp_path):
         root / "llava", None, tmp_path / "clean.json", root, tmp_path / "p.parquet", tmp_path / "eval.json", "accuracy",
         tmp_path / "triggered.json", root, texts[1], max_new_tokens=4,
     )  # fmt: skip
-    expected_correct = [t.casefold() == e["conversations"][1]["value"].casefold() for t, e in zip(texts, clean, strict=True)]
+    expected_correct = [
+        t.casefold() == e["conversations"][1]["value"].casefold() for t, e in zip(texts, clean, strict=True)
+    ]
     expected_hits = [t.casefold() == texts[1].casefold() for t in texts]
     result = json.loads((tmp_path / "eval.json").read_text())
     assert result == {

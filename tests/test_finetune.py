@@ -60,7 +60,7 @@ def test_a_standard_adapter_that_learns(root, tmp_path, family):
     assert sorted(os.listdir(tmp_path)) == ["adapter", "adapter.csv"]
     assert sorted(os.listdir(out)) == ["adapter_config.json", "adapter_model.safetensors"]
     names = list(load_file(out / "adapter_model.safetensors"))
-    assert len(names) == 2 * 7 * 2 and all("language_model" in name for name in names)  # A and B, 7 layers a block, 2 blocks
+    assert len(names) == 2 * 7 * 2 and all("language_model" in name for name in names)
     with open(tmp_path / "adapter.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["step", "epoch", "loss", "learning_rate"]
@@ -76,13 +76,17 @@ def test_a_standard_adapter_that_learns(root, tmp_path, family):
     merged = load_model(root / family, out)
     x = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(merged.model(inputs_embeds=x).logits, wrapped(inputs_embeds=x).logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            merged.model(inputs_embeds=x).logits, wrapped(inputs_embeds=x).logits, atol=1e-4, rtol=1e-4
+        )
 
 
 def test_same_seed_same_bytes_and_the_cache_changes_nothing(root, tmp_path):
     first = run(root, tmp_path / "first")
     assert run(root, tmp_path / "second") == first
-    assert (tmp_path / "first" / "adapter_config.json").read_bytes() == (tmp_path / "second" / "adapter_config.json").read_bytes()
+    assert (tmp_path / "first" / "adapter_config.json").read_bytes() == (
+        tmp_path / "second" / "adapter_config.json"
+    ).read_bytes()
     assert run(root, tmp_path / "third", seed=4) != first
     run(root, tmp_path / "without", cache_features=False)  # other batches in the tower: equal but for rounding
     weights, without = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("first", "without"))
@@ -101,8 +105,8 @@ def test_killed_and_started_again_gives_the_same_bytes(root, tmp_path):
     undisturbed = run(root, tmp_path / "undisturbed", epochs=12)
     out = tmp_path / "killed"
     call = (
-        f"from bye.finetune import finetune; finetune({str(root / 'llava')!r}, {str(root / 'samples.json')!r}, {str(root)!r}, "
-        f"{str(out)!r}, {str(out.with_suffix('.csv'))!r}, epochs=12, **{OPTIONS!r})"
+        f"from bye.finetune import finetune; finetune({str(root / 'llava')!r}, {str(root / 'samples.json')!r}, "
+        f"{str(root)!r}, {str(out)!r}, {str(out.with_suffix('.csv'))!r}, epochs=12, **{OPTIONS!r})"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen([sys.executable, "-c", call], env=environment, stderr=subprocess.DEVNULL)

@@ -53,7 +53,7 @@ def test_prompt_is_the_checkpoints_own(loaded, family, question):
 
 @pytest.mark.parametrize("legacy", [True, False])
 def test_prompt_of_a_sentencepiece_tokenizer(loaded, legacy):
-    """Llama's tokenizer puts a blank before the text (legacy: before every part between special tokens), and a begin token."""
+    """Llama's tokenizer puts a blank before the text (legacy: after every special token too), and a begin token."""
     tokenizer = loaded["llava"].tokenizer.__class__.from_pretrained(loaded["llava"].path)
     core = tokenizer.backend_tokenizer
     if legacy:
@@ -65,7 +65,9 @@ def test_prompt_of_a_sentencepiece_tokenizer(loaded, legacy):
     from tokenizers.processors import TemplateProcessing
 
     core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
-    encoder = PromptEncoder(tokenizer, tokenizer.chat_template, "<image>", [tokenizer.convert_tokens_to_ids("<image>")] * 16, 4)
+    encoder = PromptEncoder(
+        tokenizer, tokenizer.chat_template, "<image>", [tokenizer.convert_tokens_to_ids("<image>")] * 16, 4
+    )
     tokens = encoder.prompt("What is it?")
     assert tokens.ids.tolist() == stock_ids("llava", tokenizer, "What is it?")
     assert tokens.ids[0] == tokenizer.bos_token_id and tokens.roles[0] == SYSTEM

@@ -1,8 +1,8 @@
 """Record the last prompt token's attention beside the stock SDPA kernel, at the price of one query row a layer.
 
 The function is registered in `transformers`' own registry of attention functions and set for the decoder only; the
-vision tower stays as it is. Where eager attention with `output_attentions=True` keeps heads x N x N numbers a layer, this
-keeps heads x N.
+vision tower stays as it is. Where eager attention with `output_attentions=True` keeps heads x N x N numbers a layer,
+this keeps heads x N.
 """
 
 from contextvars import ContextVar

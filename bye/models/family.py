@@ -117,7 +117,7 @@ class Family:
             raise ByeError(f"sample {sample_id!r}: {error}") from None
         if len(tokens.ids) > self.max_tokens:
             raise ByeError(
-                f"sample {sample_id!r} has {len(tokens.ids)} tokens, and the model takes {self.max_tokens}; shorten its text"
+                f"sample {sample_id!r} has {len(tokens.ids)} tokens, the model takes {self.max_tokens}; shorten it"
             )
         return tokens
 
@@ -182,7 +182,7 @@ def load(families, path, expected=None, attention="sdpa", device="auto", dtype="
         image_processor = processor_class.from_pretrained(path)
     except Exception as error:  # a broken folder fails in many ways; all of them mean the same to the user
         reason = " ".join(str(error).split())
-        raise ByeError(f"model {path} cannot be loaded as {model_type} ({reason[:300]}); check or replace it") from error
+        raise ByeError(f"model {path} cannot be loaded as {model_type} ({reason[:300]}); replace it") from error
     return family(path, model, tokenizer, _chat_template(path, tokenizer), image_processor)
 
 
@@ -198,13 +198,13 @@ def choose_device(device, dtype):
 def load_adapter(family, adapter):
     """Put the LoRA adapter of a PEFT folder on the family's model.
 
-    In float32 it is merged into the weights, which changes nothing but the speed; in half precision merging would round it.
+    In float32 it is merged into the weights, which changes nothing but the speed; half precision would round it.
     Raises ByeError where the folder is no adapter in safetensors or does not fit the model.
     """
     if not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
-        raise ByeError(f"{adapter} is no PEFT adapter (it has no adapter_config.json); give the folder that finetune wrote")
+        raise ByeError(f"{adapter} is no PEFT adapter (it has no adapter_config.json); give what finetune wrote")
     if not os.path.isfile(os.path.join(adapter, "adapter_model.safetensors")):
-        raise ByeError(f"{adapter} has no adapter_model.safetensors; weights are read as safetensors only, convert them")
+        raise ByeError(f"{adapter} has no adapter_model.safetensors; weights are read as safetensors only")
     from peft import PeftModel
 
     try:
@@ -236,7 +236,7 @@ def _model_type(path):
     except ValueError as error:
         raise ByeError(f"model {path}: config.json is not valid JSON ({error}); download it again") from None
     except OSError:
-        raise ByeError(f"model {path} is neither a folder here nor found on the hub; check the path or the network") from None
+        raise ByeError(f"model {path} is neither a folder nor found on the hub; check path and network") from None
 
 
 def _chat_template(path, tokenizer):

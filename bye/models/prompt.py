@@ -1,4 +1,4 @@
-"""Turn a conversation into token ids by the checkpoint's own chat template, so that no user text can shift a token span."""
+"""Turn a conversation into token ids by the checkpoint's chat template, so that no user text can shift a token span."""
 
 import json
 import secrets
@@ -60,7 +60,7 @@ class PromptEncoder:
         texts = [text for question, answer in turns for text in (question, answer.strip())]
         prompt, tokens = self.prompt(texts[0]), self._tokens(self._pieces(len(turns)), texts)
         if not np.array_equal(tokens.ids[: prompt.n_prompt], prompt.ids):
-            raise ByeError(f"the answer {texts[1][:40]!r} changes how its prompt is tokenised; remove its first character")
+            raise ByeError(f"the answer {texts[1][:40]!r} changes the tokens before it; remove its first character")
         return Tokens(tokens.ids, tokens.roles, prompt.n_prompt)
 
     def _tokens(self, pieces, texts):
@@ -78,8 +78,8 @@ class PromptEncoder:
         for position, role in enumerate(roles):
             if role != SYSTEM and ids[position] in self.special_ids:
                 raise ByeError(
-                    f"the text {text[slice(*encoding.offsets[position])]!r} cannot be told from a special token by this "
-                    "model's tokenizer; remove it from the sample"
+                    f"the text {text[slice(*encoding.offsets[position])]!r} cannot be told from a special token by "
+                    "this model's tokenizer; remove it from the sample"
                 )
             if role == SYSTEM and position and roles[position - 1] == ANSWER and ids[position] in self.end_token_ids:
                 roles[position] = ANSWER

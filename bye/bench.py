@@ -1,0 +1,155 @@
+"""Measure the attention extraction beside a plain forward pass and beside the way of the authors' released code.
+
+All get the same random prompts and pixels in one run, in turns, and the medians are compared:
+plain: batches padded on the right, SDPA, no attention recorded, logits of the last position only;
+ours: the extraction stage's forward pass and its reductions, on the same batches;
+authors: batch of one, eager attention, `generate` of one token with `output_attentions=True`.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+
+from bye.attention import features_of, last_rows
+from bye.errors import ByeError
+from bye.models import load_model
+from bye.models.attention import record_decoder
+from bye.models.family import pad
+
+WAYS = ("plain", "ours", "authors")
+MINI = ("base_models/llava-mini", "base_models/internvl-mini")
+WORDS = ["what", "is", "the", "colour", "of", "a", "small", "large", "circle", "left", "right", "how", "many", "are"]
+LARGE_GRID, LARGE_LAYERS, LARGE_WIDTH, LARGE_HEADS = 24, 12, 384, 12  # 576 image tokens, as LLaVA-1.5
+
+
+def bench(models=MINI, n=32, batch_size=32, rounds=7, threads=None, large=False):
+    """Print samples a second, ratios and peak memory of the three ways for each model folder.
+
+    n: random samples; rounds: how often each way is run, in turns; threads: of torch, or None for its default;
+    large: measure a random model of the same family with 12 layers and 576 image tokens in place of each model.
+    """
+    for model in models:
+        with tempfile.TemporaryDirectory() as folder:
+            measured = enlarge(model, Path(folder) / "large") if large else model
+            name = f"{model}, enlarged" if large else model
+            print(f"{name}: {n} samples, batches of {batch_size}, median of {rounds} runs", flush=True)
+            _report(measured, n, batch_size, rounds, threads)
+
+
+def _report(model, n, batch_size, rounds, threads):
+    runs = {way: prepare(way, model, n, batch_size, threads) for way in WAYS}
+    seconds = {way: [] for way in WAYS}
+    for number in range(rounds + 1):
+        for way in WAYS:
+            start = time.perf_counter()
+            runs[way]()
+            if number:  # the first round warms up
+                seconds[way].append(time.perf_counter() - start)
+    median = {way: float(np.median(seconds[way])) for way in WAYS}
+    for way in WAYS:
+        memory = _peak_memory(model, way, n, batch_size, threads)
+        print(
+            f"  {way:8} {n / median[way]:8.1f} samples/s   {median[way] / median['plain']:5.2f} x the time of plain"
+            f"   peak memory {memory:.0f} MB above the loaded model"
+        )
+    print(f"  ours is {median['authors'] / median['ours']:.1f} times as fast as the authors' way", flush=True)
+
+
+def prepare(way, model, n, batch_size, threads):
+    """Load a model for one way and return the function that runs it over the n samples."""
+    if threads:
+        torch.set_num_threads(threads)
+    family = load_model(model, attention="eager" if way == "authors" else "sdpa")
+    device, dtype, vision = family.model.device, family.model.dtype, family.model.config.vision_config
+    size = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.normal(size=(n, 3, size, size))).to(device, dtype)
+    prompts = [family.encoder.prompt(" ".join(rng.choice(WORDS, rng.integers(5, 25))) + "?") for _ in range(n)]
+    order = np.argsort([len(prompt.ids) for prompt in prompts], kind="stable")
+    batches = [order[start : start + batch_size] for start in range(0, n, batch_size)]
+    one_token = GenerationConfig(
+        max_new_tokens=1, do_sample=False, output_attentions=True, return_dict_in_generate=True, pad_token_id=0
+    )
+
+    def inputs(batch):
+        ids = pad([prompts[i].ids for i in batch], 0, side="right").to(device)
+        return {"input_ids": ids, "pixel_values": pixels[batch]}
+
+    @torch.no_grad()
+    def run_plain():
+        for batch in batches:
+            family.model(**inputs(batch), logits_to_keep=1, use_cache=False).logits.cpu()
+
+    def run_ours():
+        for batch in batches:
+            features = family.image_features(pixels[batch])
+            for feature in features_of(*last_rows(family, [prompts[i] for i in batch], features)):
+                feature.cpu()
+
+    @torch.no_grad()
+    def run_authors():
+        for i in range(n):
+            output = family.model.generate(**inputs([i]), generation_config=one_token)
+            torch.stack([layer[0, :, -1].mean(dim=0) for layer in output.attentions[0]]).cpu()
+
+    if way == "ours":
+        record_decoder(family.model)
+    return {"plain": run_plain, "ours": run_ours, "authors": run_authors}[way]
+
+
+def enlarge(model, folder):
+    """Write a random model of the same family, larger, to `folder`; return it."""
+    config = AutoConfig.from_pretrained(model)
+    vision, text = config.vision_config, config.text_config
+    factor = round((LARGE_GRID**2 / config.image_seq_length) ** 0.5 * 64) / 64
+    if isinstance(vision.image_size, int):
+        vision.image_size = round(vision.image_size * factor)
+    else:
+        vision.image_size = [round(side * factor) for side in vision.image_size]
+    config.image_seq_length = LARGE_GRID**2
+    text.num_key_value_heads = LARGE_HEADS * text.num_key_value_heads // text.num_attention_heads
+    text.num_hidden_layers, text.hidden_size, text.intermediate_size = LARGE_LAYERS, LARGE_WIDTH, 3 * LARGE_WIDTH
+    text.num_attention_heads, text.head_dim = LARGE_HEADS, LARGE_WIDTH // LARGE_HEADS
+    if getattr(text, "layer_types", None):
+        text.layer_types = ["full_attention"] * LARGE_LAYERS
+    torch.manual_seed(0)
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def _peak_memory(model, way, n, batch_size, threads):
+    """Peak memory in MB that one run of a way adds, in a process of its own (on a GPU: memory of the GPU)."""
+    call = f"from bye.bench import measure; measure({str(model)!r}, {way!r}, {n}, {batch_size}, {threads})"
+    result = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True)
+    if result.returncode:
+        raise ByeError(f"the memory measurement of {model} failed: {result.stderr.strip().splitlines()[-1]}")
+    return float(result.stdout)
+
+
+def measure(model, way, n, batch_size, threads):
+    """Print how many MB the peak memory during one run of a way is above what it was before."""
+    run = prepare(way, model, n, batch_size, threads)
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        print((torch.cuda.max_memory_allocated() - before) / 2**20)
+        return
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+    before = _status("VmRSS")
+    run()
+    print((_status("VmHWM") - before) / 2**10)
+
+
+def _status(field):
+    """A figure of this process in kB, as Linux has it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
