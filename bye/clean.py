@@ -38,7 +38,7 @@ def clean(model, data, images, out, seed=0, rule="paper", tau=2.0, cores=None):
     samples = read_samples(data, images_root=images)
     if len(samples) < MIN_SAMPLES:
         raise ByeError(
-            f"{data} has {len(samples)} samples; the detector needs at least {MIN_SAMPLES} to see two groups"
+            f"{data} has {len(samples)} samples; the detector needs {MIN_SAMPLES} or more"
         )
     data, images, out = (Path(path).expanduser().resolve() for path in (data, images, out))
     for path in (data, images, out):

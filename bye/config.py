@@ -120,7 +120,7 @@ def find_model(key, path, base):
                 raise ByeError(f"config key models.{key}.path: {folder} has no config.json, so it is no model folder")
             return str(folder)
     organisation = path.partition("/")[0]
-    local = organisation in (".", "..", "~") or (Path(base) / organisation).is_dir()
+    local = organisation in (".", "..", "~", "base_models", "results") or (Path(base) / organisation).is_dir()
     if local or not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise ByeError(f"config key models.{key}.path: there is no folder {path}; give a model folder or a hub id")
     return path

@@ -1,0 +1,460 @@
+"""The Snakemake workflow: its checks, the shape of its DAG, and runs that are killed and started again."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from small_workflow import CELL, ROOT, command, run, small_config, write_config
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+from tiny_models import write_tiny_model
+
+from bye import config as settings
+from bye import processes
+from bye.errors import ByeError
+
+TABLES = ["results/table1.csv", "results/table2.csv"]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    return write_tiny_model("llava", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def shipped(model):
+    """The shipped configuration, on a model that is there."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    for entry in config["models"].values():
+        entry["path"] = str(model)
+    return config
+
+
+def jobs_of(text):
+    """Return the jobs of a dry run with --printshellcmds: dicts of rule, input, output (lists of paths) and shell."""
+    jobs = []
+    for line in text.splitlines():
+        if rule := re.match(r"(?:local)?rule (\w+):", line):
+            jobs.append({"rule": rule[1], "input": [], "output": [], "shell": ""})
+        elif files := re.match(r"    (input|output): (.+)", line):
+            jobs[-1][files[1]] = files[2].split(", ")
+        elif line.startswith("Shell command: "):
+            jobs[-1]["shell"] = line
+    return jobs
+
+
+def reached_by_labels(jobs):
+    """Return every file that ground truth has a way into: read from a labels file, or from a file that was."""
+    reached = {path for job in jobs for path in job["output"] if "/labels/" in path}
+    while True:
+        readers = [
+            job for job in jobs if reached & set(job["input"]) or "/labels/" in job["shell"] and job["rule"] != "poison"
+        ]
+        further = {path for job in readers for path in job["output"]} - reached
+        if not further:
+            return reached
+        reached |= further
+
+
+# ---- configuration ---------------------------------------------------------------------------------------------------
+
+
+def complaint(config):
+    """Return the sentence with which the workflow would refuse a configuration."""
+    try:
+        validate(config, str(ROOT / "config.schema.yaml"))
+        settings.check_references(config)
+        for key, entry in config["models"].items():
+            settings.find_model(key, entry["path"], ROOT)
+    except WorkflowError as error:
+        return settings.describe_schema_error(error.__context__)
+    except ByeError as error:
+        return str(error)
+
+
+def changed(config, path, value):
+    *parents, last = path.split("/")
+    for part in parents:
+        config = config[part]
+    config[last] = value
+
+
+def test_the_shipped_configuration_is_accepted(shipped):
+    assert complaint(shipped) is None
+    assert shipped["defences"]["bye"] == {"kind": "bye", "rule": "paper", "tau": 2.0}
+    assert shipped["attacks"]["badnet"] == {"trigger": "badnet", "rate": 0.10, "target": "Backdoor Attack!"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("seed", 1, ["unknown config key seed", "seeds"]),
+        ("models/llava-mini/epochs", 3, ["models.llava-mini.epochs", "finetune"]),
+        ("models/llava-mini/finetune/lr", 3, ["models.llava-mini.finetune.lr", "learning_rate"]),
+        ("models/llava-mini/family", "qwen", ["models.llava-mini.family", "'qwen'", "internvl"]),
+        ("models/llava-mini/path", "base_models/none", ["models.llava-mini.path", "base_models/none"]),
+        ("datasets/scienceqa/format", "vqa", ["datasets.scienceqa.format", "'vqa'", "rsvqa"]),
+        ("datasets/scienceqa/root", "/nowhere", ["datasets.scienceqa.root", "/nowhere"]),
+        ("datasets/mine", {"format": "llava", "json": "a.json"}, ["datasets.mine", "lacks images"]),
+        ("datasets/mine", {"format": "llava", "json": "a.json", "images": "b"}, ["datasets.mine.json", "a.json"]),
+        ("datasets/labels", {"format": "rsvqa"}, ["'labels'", "section datasets"]),
+        ("datasets/a b", {"format": "rsvqa"}, ["'a b'", "section datasets"]),
+        ("attacks/badnet/rate", 1.5, ["attacks.badnet.rate", "1.5"]),
+        ("attacks/badnet/trigger", "blend", ["attacks.badnet.trigger", "'blend'", "badnet"]),
+        ("defences/bye/rule", "mean", ["defences.bye.rule", "'mean'", "released"]),
+        ("defences/bye/share", 0.2, ["defences.bye.share", "tau"]),
+        ("defences/random_drop/share", -1, ["defences.random_drop.share", "-1"]),
+        ("defences/plain", {"kind": "none"}, ["exactly one", "vanilla, plain"]),
+        ("tables/table1/models", ["llava"], ["tables.table1.models", "unknown model 'llava'", "llava-mini"]),
+        ("tables/table1/datasets", ["vqa"], ["tables.table1.datasets", "unknown dataset 'vqa'", "iconqa"]),
+        ("tables/table2/attack", "blend", ["tables.table2.attack", "unknown attack 'blend'", "badnet"]),
+        ("tables/table2/defences", ["zip"], ["tables.table2.defences", "unknown defence 'zip'", "oracle"]),
+        ("tables/table9", {}, ["tables.table9", "table1"]),
+        ("seeds", [], ["seeds"]),
+        ("seeds", [0.5], ["seeds.0", "0.5"]),
+    ],
+)
+def test_a_wrong_configuration_is_one_sentence_that_names_the_key(shipped, path, value, told):
+    changed(shipped, path, value)
+    sentence = complaint(shipped)
+    assert sentence and "\n" not in sentence
+    for part in told:
+        assert part in sentence
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("results/gpt/rsvqa/badnet/s0/bye/eval.json", "unknown model 'gpt'; config knows: llava-mini, internvl-mini"),
+        ("results/llava-mini/vqa/badnet/s0/bye/eval.json", "unknown dataset 'vqa'"),
+        ("results/llava-mini/rsvqa/blend/s0/bye/eval.json", "unknown attack 'blend'; config knows: badnet, none"),
+        ("results/llava-mini/rsvqa/badnet/s0/zip/eval.json", "unknown defence 'zip'"),
+        ("results/llava-mini/rsvqa/badnet/0/bye/eval.json", "'0' is no seed"),
+        ("results/llava-mini/rsvqa/none/s0/oracle/kept.json", "the untouched set has none"),
+    ],
+)
+def test_a_target_with_an_unknown_name_is_refused(shipped, target, told):
+    with pytest.raises(ByeError, match=re.escape(told)):
+        settings.check_target(target, shipped)
+
+
+def test_a_target_that_is_known_passes(shipped):
+    settings.check_target("results/llava-mini/rsvqa/badnet/s7/bye/adapter/adapter_config.json", shipped)
+    settings.check_target("results/data/rsvqa/s0/train.json", shipped)
+
+
+def test_values_from_the_command_line_get_their_types_back(shipped):
+    shipped["seeds"] = ["0", "1"]  # as `snakemake --config seeds=[0,1]` gives them
+    for expected in (True, True):
+        with pytest.raises(WorkflowError) as caught:
+            validate(shipped, str(ROOT / "config.schema.yaml"))
+        assert settings.restore_type(shipped, caught.value.__context__) is expected
+    validate(shipped, str(ROOT / "config.schema.yaml"))
+    assert shipped["seeds"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--config", "foo=1"], "bye: error: unknown config key foo; known here: attacks,"),
+        (["results/tiny/vqa/badnet/s0/bye/kept.json"], "unknown dataset 'vqa'; config knows: scienceqa"),
+        (["results/table9.csv"], "bye: error: target results/table9.csv is nothing that this workflow makes"),
+    ],
+)
+def test_snakemake_ends_with_the_sentence_alone(tmp_path, model, arguments, told):
+    write_config(tmp_path, small_config(model))
+    process = run(tmp_path, "--dry-run", *arguments)
+    assert process.returncode != 0
+    assert told in process.stdout
+    assert "Traceback" not in process.stdout and "Exception" not in process.stdout
+    assert len([line for line in process.stdout.splitlines() if line.startswith("bye: error:")]) == 1
+
+
+# ---- the DAG ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory, model):
+    """The jobs of the shipped configuration with two seeds, from Snakemake's own dry run."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    for entry in config["models"].values():
+        entry["path"] = str(model)
+    folder = write_config(tmp_path_factory.mktemp("plan"), config)
+    process = run(folder, "--dry-run", "--printshellcmds", "--config", "seeds=[0,1]")
+    assert process.returncode == 0, process.stdout
+    return jobs_of(process.stdout)
+
+
+def test_ground_truth_reaches_no_defence_but_the_oracle(plan):
+    reached = reached_by_labels(plan)
+    assert any(path.startswith("results/labels/") for path in reached)
+    assert any("/oracle/flags.parquet" in path for path in reached)
+    decided = [
+        path for job in plan for path in job["output"] if path.endswith(("flags.parquet", "kept.json", "adapter"))
+    ]
+    assert sum("/bye/" in path for path in decided) == 3 * 16
+    assert [path for path in decided if path in reached and "/oracle/" not in path] == []
+    readers = {job["rule"] for job in plan if any("/labels/" in path for path in job["input"])}
+    assert readers == {"oracle", "score", "entropy_figure"}
+    scored = [job for job in plan if job["rule"] in ("score", "entropy_figure")]
+    assert all(path.endswith(("detection.json", "entropy.png")) for job in scored for path in job["output"])
+
+
+def test_a_leak_of_ground_truth_would_be_seen():
+    poison = {"rule": "poison", "input": ["train.json"], "output": ["results/labels/d/a/s0.parquet"], "shell": ""}
+    count = {"rule": "count", "input": ["results/labels/d/a/s0.parquet"], "output": ["rate.json"], "shell": ""}
+    detect = {"rule": "detect", "input": ["rate.json"], "output": ["bye/flags.parquet"], "shell": ""}
+    assert "bye/flags.parquet" in reached_by_labels([poison, count, detect])
+    hidden = {
+        "rule": "detect",
+        "input": [],
+        "output": ["bye/flags.parquet"],
+        "shell": "--x results/labels/d/a/s0.parquet",
+    }
+    assert "bye/flags.parquet" in reached_by_labels([poison, hidden])
+    clean = {"rule": "detect", "input": ["train.json"], "output": ["bye/flags.parquet"], "shell": ""}
+    assert "bye/flags.parquet" not in reached_by_labels([poison, clean])
+
+
+def test_the_plain_fine_tune_and_its_attention_are_shared(plan):
+    rules = [job["rule"] for job in plan]
+    cells = 2 * 4 * 2  # models, datasets, seeds
+    assert rules.count("finetune_vanilla") == rules.count("attention") == rules.count("detect") == cells
+    assert rules.count("finetune") == 3 * cells
+    assert rules.count("mini_data") == 4  # one world for all seeds
+    outputs = [path for job in plan for path in job["output"]]
+    assert len(outputs) == len(set(outputs))
+
+
+def test_the_workflow_is_formatted_and_linted(tmp_path, model):
+    formatted = [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "rules"]
+    assert subprocess.run(formatted, cwd=ROOT, capture_output=True).returncode == 0
+    process = run(write_config(tmp_path, small_config(model)), "--lint")
+    assert "your workflow is in a good condition" in process.stdout, process.stdout
+
+
+def test_the_conda_environment_mirrors_the_lock():
+    lock = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    environment = yaml.safe_load((ROOT / "envs" / "bye.yaml").read_text())
+    assert environment["dependencies"][-1]["pip"] == lock
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lock)  # every one pinned, none to a local build
+
+
+# ---- locks and orphans -----------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from bye import processes
+print(processes.release_stale_lock(sys.argv[1]), flush=True)
+time.sleep(60)
+"""
+
+
+def holder(folder):
+    """A live process that counts as a Snakemake at work in `folder`."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    return process, process.stdout.readline().strip()
+
+
+def lock(folder):
+    (folder / "locks").mkdir(parents=True, exist_ok=True)
+    (folder / "locks" / "0.output.lock").write_text("results/table1.csv\n")
+
+
+def test_a_lock_is_released_only_when_its_owner_is_dead(tmp_path):
+    first, _ = holder(tmp_path)
+    try:
+        lock(tmp_path)
+        second, released = holder(tmp_path)
+        assert released == "False" and (tmp_path / "locks").exists()
+        first.kill()
+        first.wait()
+        third, released = holder(tmp_path)  # the second one is still at work
+        assert released == "False" and (tmp_path / "locks").exists()
+    finally:
+        for process in (first, second, third):
+            process.kill()
+            process.wait()
+    last, released = holder(tmp_path)
+    last.kill()
+    last.wait()
+    assert released == "True" and not (tmp_path / "locks").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs process descriptors")
+def test_a_job_ends_with_its_snakemake():
+    parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    code = (
+        "import time; from bye import processes; processes.end_with_parent(); print('up', flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, processes.PARENT: str(parent.pid)}
+    job = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert job.stdout.readline() == "up\n"
+    parent.kill()
+    parent.wait()
+    assert job.wait(timeout=10) == -signal.SIGKILL
+    orphan = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT)
+    assert orphan.wait(timeout=30) == -signal.SIGKILL  # the parent was gone before the job began
+
+
+# ---- whole runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, model):
+    """A folder in which both tables were made without disturbance."""
+    folder = write_config(tmp_path_factory.mktemp("undisturbed"), small_config(model))
+    process = run(folder, *TABLES)
+    assert process.returncode == 0, process.stdout
+    return folder
+
+
+def files_of(folder):
+    """Return {path: bytes} of all results that must not depend on how a run went."""
+    results = [*folder.glob("results/*.*"), *folder.glob("results/labels/**/*"), *folder.glob("results/data/**/*")]
+    results += folder.glob("results/tiny/**/*")
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in results
+        if path.is_file() and path.name != ".snakemake_timestamp"
+    }
+
+
+def test_the_tables_are_made(finished):
+    header, *rows = (finished / "results/table1.csv").read_text().splitlines()
+    assert header.startswith("model,method,dataset,CP,ASR,paper_CP,paper_ASR")
+    assert [row.split(",")[:3] for row in rows] == [["tiny", "vanilla", "scienceqa"], ["tiny", "bye", "scienceqa"]]
+    assert rows[0].split(",")[5:7] == ["91.72", "97.32"]
+    assert (finished / "results/table2.csv").read_text().count("\n") == 2
+    labels = finished / "results/labels/scienceqa/badnet/s0.parquet"
+    assert labels.exists()
+    evaluation = json.loads((finished / CELL / "bye/eval.json").read_text())
+    assert evaluation["n_clean"] == evaluation["n_triggered"] == 8
+    assert not list(finished.glob("results/**/*.partial*"))
+    assert not list(finished.glob("results/**/*checkpoint*"))
+
+
+def test_a_second_run_does_nothing(finished):
+    process = run(finished, *TABLES)
+    assert process.returncode == 0 and "Nothing to be done" in process.stdout
+
+
+def test_a_touched_checkpoint_changes_nothing(finished, model):
+    (model / "model.safetensors").touch()
+    assert "Nothing to be done" in run(finished, "--dry-run", *TABLES).stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rerun"),
+    [
+        ("defences/bye/tau", 1.5, {"detect", "keep", "finetune", "evaluate", "score", "table1", "table2"}),
+        ("models/tiny/paper", None, {"table1", "table2"}),
+        (
+            "models/tiny/finetune/lora_rank",
+            2,
+            {"finetune_vanilla", "finetune", "attention", "detect", "keep", "evaluate", "score", "table1", "table2"},
+        ),
+    ],
+)
+def test_a_changed_setting_re_runs_what_depends_on_it(finished, model, path, value, rerun):
+    config = small_config(model)
+    changed(config, path, value)
+    write_config(finished, config)
+    try:
+        process = run(finished, "--dry-run", *TABLES)
+        assert {job["rule"] for job in jobs_of(process.stdout)} == rerun
+    finally:
+        write_config(finished, small_config(model))
+
+
+def test_light_stages_start_without_torch(finished, tmp_path):
+    """The detector, scoring, figure, table and data stages load neither torch nor transformers."""
+    code = (
+        "import sys; from bye.cli import main; main(sys.argv[1:]);"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules), 'a heavy import'"
+    )
+    data, labels, cell = "results/data/scienceqa", "results/labels/scienceqa/badnet/s0.parquet", f"{CELL}/bye"
+    samples = f"{data}/badnet/s0/train.json"
+    prepare = f"prepare --format scienceqa --root {data}/raw --train 8 --test 2 --out {tmp_path}/p"
+    poison = f"poison --samples {data}/s0/train.json --images {data}/raw --out {tmp_path}/q --labels {tmp_path}/l"
+    figure = f"entropy-figure --flags {cell}/flags.parquet --labels {labels} --layers {cell}/layers.csv"
+    keep = f"keep --samples {samples} --flags {tmp_path}/oracle"
+    for line in (
+        f"mini-data --dataset iconqa --train 4 --test 2 --out {tmp_path}/raw",
+        prepare,
+        poison,
+        f"detect --attention {CELL}/vanilla/attention.parquet --layers {tmp_path}/layers.csv --flags {tmp_path}/flags",
+        f"random-drop --samples {samples} --flags {tmp_path}/random",
+        f"oracle --samples {samples} --labels {labels} --flags {tmp_path}/oracle",
+        f"{keep} --kept {tmp_path}/kept.json --dropped {tmp_path}/dropped.json",
+        f"score --flags {cell}/flags.parquet --labels {labels} --out {tmp_path}/detection.json",
+        f"{figure} --out {tmp_path}/figure.png",
+        f"table1 --cells {CELL}/vanilla/eval.json --out {tmp_path}/table1.csv",
+        f"table2 --cells {cell}/detection.json --out {tmp_path}/table2.csv",
+    ):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        arguments = [sys.executable, "-c", code, *line.split()]
+        process = subprocess.run(arguments, cwd=finished, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, f"{line}\n{process.stderr}"
+
+
+def wait_for(condition, process, seconds=300):
+    """Wait until `condition` holds; fail if the process ends before."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < end, "the moment to kill never came"
+        time.sleep(0.02)
+
+
+def jobs_in(folder):
+    """Return the process ids of the stages at work in `folder`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"bye" in words[:4] and os.readlink(entry / "cwd") == str(folder):
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the jobs in /proc")
+def test_killed_at_any_moment_the_same_command_ends_in_the_same_result(finished, model, tmp_path):
+    folder = write_config(tmp_path, small_config(model))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    moments = [
+        (folder / "results/data/scienceqa/raw", "snakemake"),
+        (folder / f"{CELL}/vanilla/adapter.checkpoints/fingerprint.json", "snakemake"),
+        (folder / "results/logs/attention/tiny.scienceqa.badnet.s0.log", "job"),
+        (folder / "results/logs/evaluate/tiny.scienceqa.badnet.s0.vanilla.log", "snakemake"),
+    ]
+    for seen, victim in moments:
+        process = subprocess.Popen(command(folder, *TABLES), **quiet)
+        wait_for(seen.exists, process)
+        if victim == "snakemake":
+            process.kill()
+            process.wait()
+        else:
+            wait_for(lambda: jobs_in(folder), process)
+            for job in jobs_in(folder):
+                os.kill(job, signal.SIGKILL)
+            assert process.wait(timeout=300) != 0
+        end = time.monotonic() + 10
+        while jobs_in(folder) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert not jobs_in(folder), "a job outlived its Snakemake"
+    process = run(folder, *TABLES)
+    assert process.returncode == 0, process.stdout
+    assert "Nothing to be done" in run(folder, *TABLES).stdout
+    expected, got = files_of(finished), files_of(folder)
+    assert got.keys() == expected.keys()
+    assert [path for path in expected if got[path] != expected[path]] == []
