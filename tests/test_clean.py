@@ -1,0 +1,142 @@
+"""`bye clean` on a file of one's own, by the workflow's rules."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from easy_vqa import easy_vqa_llava, easy_vqa_root
+from PIL import Image
+from small_workflow import ROOT, run, write_config
+from tiny_models import write_tiny_model
+
+import bye.clean
+from bye.clean import clean, summarise
+from bye.data.samples import read_samples
+from bye.errors import ByeError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_model("internvl", tmp_path_factory.mktemp("model"))
+
+
+def write_set(folder, n=24, suffix=".json"):
+    """Write `n` samples with plain images, every one with a key of the user's own; return (file, image folder)."""
+    images = folder / "my images é"
+    images.mkdir(parents=True)
+    entries = []
+    for index in range(n):
+        Image.new("RGB", (24, 24), (10 * index % 256, 80, 40)).save(images / f"{index} ü.png")
+        turns = [{"from": "human", "value": f"<image>\nWhich colour is {index}?"}, {"from": "gpt", "value": "Grün."}]
+        entries.append({"id": f"ä {index}", "image": f"{index} ü.png", "conversations": turns, "source": [index]})
+    data = folder / f"my data{suffix}"
+    if suffix == ".jsonl":
+        data.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    else:
+        data.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    return data, images
+
+
+def clean_command(folder, *arguments):
+    command = [sys.executable, "-m", "bye", "clean", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
+    write_set(tmp_path / "été 1", suffix=".jsonl")
+    arguments = ["--model", model, "--data", "my data.jsonl", "--images", "my images é", "--out", "../out ß"]
+    process = clean_command(tmp_path / "été 1", *arguments)
+    assert process.returncode == 0, process.stdout
+    out = tmp_path / "out ß"
+    names = {path.name for path in out.iterdir()}
+    assert names == {"kept.jsonl", "dropped.jsonl", "layers.csv", "entropy.png", "summary.txt", "work"}
+    kept, dropped = (
+        [json.loads(line) for line in (out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        for name in ("kept", "dropped")
+    )
+    entries = read_samples(tmp_path / "été 1" / "my data.jsonl")
+    assert [entry for entry in entries if entry in kept] == kept  # as they were, in order
+    for entry in dropped:
+        assert entry.pop("bye")["reason"]
+    assert sorted(entry["id"] for entry in kept + dropped) == sorted(entry["id"] for entry in entries)
+    Image.open(out / "entropy.png").verify()
+    assert (out / "summary.txt").read_text(encoding="utf-8").strip() in process.stdout
+
+    again = clean_command(tmp_path / "été 1", *arguments)
+    assert again.returncode == 0 and "Nothing to be done" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"data": "no.json"}, "no.json does not exist"),
+        ({"images": "nowhere"}, "nowhere"),
+        ({"model": "gpt"}, "there is no model 'gpt': config.yaml knows llava-mini, internvl-mini"),
+        ({"model": "."}, "has no config.json, so it is no model folder"),
+        ({"out": "a{b}"}, "has a brace in its name"),
+        ({"out": "a file"}, "a part of the path is a file"),
+    ],
+)
+def test_bad_input_fails_before_any_training(tmp_path, model, monkeypatch, change, told):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bye.clean, "_make", lambda *arguments: pytest.fail("training began"))
+    data, images = write_set(tmp_path)
+    (tmp_path / "a file").write_text("")
+    options = {"model": model, "data": data, "images": images, "out": tmp_path / "out", **change}
+    with pytest.raises(ByeError) as caught:
+        clean(**{**options, "model": str(options["model"])})
+    assert told in str(caught.value)
+
+
+def test_too_few_samples(tmp_path, model):
+    data, images = write_set(tmp_path, n=5)
+    with pytest.raises(ByeError, match="has 5 samples; the detector needs 10 or more"):
+        clean(str(model), data, images, tmp_path / "out")
+
+
+def test_without_the_workflow_it_says_how_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(bye.clean, "__file__", str(tmp_path / "site-packages/bye/clean.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ByeError, match="install the package from its clone"):
+        bye.clean.find_workflow()
+
+
+def test_the_summary_says_what_was_found(tmp_path):
+    header = "layer,bsi,sensitive\n"
+    (tmp_path / "dropped.json").write_text("[]")
+    (tmp_path / "layers.csv").write_text(header + "0,1.2,false\n1,0.4,false\n")
+    assert "no sensitive layer found (threshold 2)" in summarise(tmp_path, 50, 2.0, "out")
+    (tmp_path / "dropped.json").write_text('[{"id": "a"}]')
+    (tmp_path / "layers.csv").write_text(header + "0,1.2,false\n1,2.4,true\n")
+    told = summarise(tmp_path, 50, 2.0, "out")
+    assert "1 of 50 samples dropped (2.0%), by their attention in layer 1 of 2" in told
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / "base_models" / "llava-mini").is_dir(), reason="needs the shipped base model")
+def test_easy_vqa_poisoned_and_untouched(tmp_path):
+    """2,000 questions of a public set on the shipped model: found when poisoned, and what is dropped when not."""
+    images = easy_vqa_root()
+    easy_vqa_llava(images, tmp_path / "set.json", 2000, seed=0)
+    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    config["datasets"] = {"easyvqa": {"format": "llava", "json": str(tmp_path / "set.json"), "images": str(images)}}
+    del config["tables"]
+    write_config(tmp_path, config)
+    cell = "results/llava-mini/easyvqa/{}/s0/bye/{}"
+    wanted = [cell.format("badnet", "detection.json"), *(cell.format(a, "kept.json") for a in ("badnet", "none"))]
+    process = run(tmp_path, *wanted)
+    assert process.returncode == 0, process.stdout
+    detection = json.loads((tmp_path / wanted[0]).read_text())
+    dropped = {a: read_samples(tmp_path / cell.format(a, "dropped.json"), validate=False) for a in ("badnet", "none")}
+    print(f"poisoned: precision {detection['precision']}, recall {detection['recall']}, F1 {detection['f1']}")
+    print(f"untouched: {len(dropped['none'])} of 2000 dropped")
+    assert detection["n_samples"] == 2000 and detection["n_poisoned"] == 200
+    for attack, entries in dropped.items():
+        kept = read_samples(tmp_path / cell.format(attack, "kept.json"))
+        assert len(kept) + len(entries) == 2000
