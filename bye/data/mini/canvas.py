@@ -23,8 +23,7 @@ COLORS = {
     "gray": (128, 128, 128),
     "brown": (125, 80, 45),
 }
-ICONS = ("circle", "square", "triangle", "star", "cross", "heart", "ring", "diamond")
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+ICONS = ("circle", "square", "triangle", "cross", "digit")  # digit: one of the handwritten digits
 GROUNDS = {
     "sand": (222, 190, 120),
     "grass": (120, 180, 80),
@@ -38,7 +37,7 @@ GROUNDS = {
     "wood": (165, 115, 70),
 }
 STRUCTURES = ("solid", "liquid", "gas", "rain", "snowfall", "fog", "striped", "dotted", "checkered", "wavy", "building", "road")
-LABELS = ("none", *ICONS, *DIGITS, *GROUNDS, *STRUCTURES)
+LABELS = ("none", *ICONS, *GROUNDS, *STRUCTURES)
 LABEL_INDEX = {name: index for index, name in enumerate(LABELS)}
 COLOR_INDEX = {name: index for index, name in enumerate(COLORS)}
 
@@ -55,11 +54,10 @@ def _photographs() -> tuple[np.ndarray, ...]:
 
 
 @cache
-def _digits() -> dict[int, np.ndarray]:
+def _digits() -> np.ndarray:
     from sklearn.datasets import load_digits
 
-    data = load_digits()
-    return {d: (data.images[data.target == d] / 16.0 * 255).astype(np.uint8) for d in range(10)}
+    return (load_digits().images / 16.0 * 255).astype(np.uint8)  # (1797, 8, 8)
 
 
 class Canvas:
@@ -117,29 +115,34 @@ class Canvas:
     def icon(self, name: str, color: str, x: float, y: float, size: float) -> None:
         """Draw one icon or handwritten digit of edge `size` centred at (x, y)."""
         h = size / 2
-        if name in DIGITS:
-            self._digit(name, color, x, y, size)
+        if name == "digit":
+            self._digit(color, x, y, size)
         elif name == "circle":
             self.ellipse((x - h, y - h, x + h, y + h), color, name)
-        elif name == "ring":
-            rgb = self._fill_of(color)
-            box, width = (x - h, y - h, x + h, y + h), max(1, round(size * 0.22))
-            for draw, value in zip(self._draw, (rgb, LABEL_INDEX[name], COLOR_INDEX[color]), strict=True):
-                draw.ellipse(box, outline=value, width=width)
         else:
             for polygon in _outline(name):
                 self.polygon([(x + px * h, y + py * h) for px, py in polygon], color, name)
 
-    def _digit(self, name: str, color: str, x: float, y: float, size: float) -> None:
-        samples = _digits()[DIGITS.index(name)]
+    def _digit(self, color: str, x: float, y: float, size: float) -> None:
+        samples = _digits()
         edge = max(4, round(size))
         stencil = Image.fromarray(samples[self.rng.integers(len(samples))]).resize((edge, edge), Image.BILINEAR)
         stencil = stencil.point(lambda v: min(255, v * 2))
         corner = (round(x - size / 2), round(y - size / 2))
         self.image.paste(self._fill_of(color), (*corner, corner[0] + edge, corner[1] + edge), stencil)
         solid = stencil.point(lambda v: 255 if v > 110 else 0)
-        self.labels.paste(LABEL_INDEX[name], (*corner, corner[0] + edge, corner[1] + edge), solid)
+        self.labels.paste(LABEL_INDEX["digit"], (*corner, corner[0] + edge, corner[1] + edge), solid)
         self.colors.paste(COLOR_INDEX[color], (*corner, corner[0] + edge, corner[1] + edge), solid)
+
+    def veil(self, share: float, value: int) -> None:
+        """Blend the whole image with a grey value, as fog does."""
+        pixels = np.asarray(self.image, dtype=np.float32)
+        self.image = Image.fromarray((pixels * (1 - share) + value * share).astype(np.uint8))
+        self._bind()
+
+    def call(self, label: str) -> None:
+        """Label every pixel: a structure that belongs to the whole picture."""
+        self.labels.paste(LABEL_INDEX[label], (0, 0, self.side, self.side))
 
     def noise(self, scale: float = 5.0) -> None:
         """Sensor noise over the whole image."""
@@ -156,16 +159,6 @@ def _outline(name: str) -> tuple[tuple[tuple[float, float], ...], ...]:
         return (((-1, -1), (1, -1), (1, 1), (-1, 1)),)
     if name == "triangle":
         return (((0, -1), (1, 0.9), (-1, 0.9)),)
-    if name == "diamond":
-        return (((0, -1), (0.8, 0), (0, 1), (-0.8, 0)),)
     if name == "cross":
         return (((-0.33, -1), (0.33, -1), (0.33, 1), (-0.33, 1)), ((-1, -0.33), (1, -0.33), (1, 0.33), (-1, 0.33)))
-    if name == "star":
-        angles = np.pi / 2 + np.arange(10) * np.pi / 5
-        radii = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
-        return (tuple((float(r * np.cos(a)), float(-r * np.sin(a))) for r, a in zip(radii, angles, strict=True)),)
-    if name == "heart":
-        t = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-        xs, ys = np.sin(t) ** 3, (13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 16
-        return (tuple((float(a), float(-b)) for a, b in zip(xs, ys, strict=True)),)
     raise KeyError(name)

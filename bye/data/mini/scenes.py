@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image
 
-from .canvas import COLORS, DIGITS, ICONS, Canvas
+from .canvas import COLORS, ICONS, LABEL_INDEX, Canvas
 
 SIDES = (96, 104, 112, 120, 128)
 BRIGHT = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -126,6 +127,7 @@ def _particles(canvas: Canvas, state: str, rng) -> None:
         centres = [tuple(rng.uniform(0, side, size=2)) for _ in range(int(rng.integers(12, 20)))]
     for x, y in centres:
         canvas.ellipse((x - radius, y - radius, x + radius, y + radius), color, state)
+    canvas.call(state)
 
 
 def _weather(canvas: Canvas, kind: str, rng) -> None:
@@ -141,15 +143,8 @@ def _weather(canvas: Canvas, kind: str, rng) -> None:
             r = side * rng.uniform(0.012, 0.02)
             canvas.ellipse((x - r, y - r, x + r, y + r), "white", "snowfall")
     else:
-        pixels = np.asarray(canvas.image, dtype=np.float32)
-        veil = rng.uniform(0.6, 0.72)
-        from PIL import Image
-
-        from .canvas import LABEL_INDEX
-
-        canvas.image = Image.fromarray((pixels * (1 - veil) + 215 * veil).astype(np.uint8))
-        canvas.labels.paste(LABEL_INDEX["fog"], (0, 0, side, side))
-        canvas._bind()
+        canvas.veil(rng.uniform(0.6, 0.72), 215)
+    canvas.call(WEATHER[kind])
 
 
 def _pattern(canvas: Canvas, kind: str, rng) -> None:
@@ -174,6 +169,7 @@ def _pattern(canvas: Canvas, kind: str, rng) -> None:
             for j, y in enumerate(positions):
                 if (i + j) % 2 == 0:
                     canvas.polygon([(x, y), (x + period, y), (x + period, y + period), (x, y + period)], color, kind)
+    canvas.call(kind)
 
 
 # --- mini IconQA ----------------------------------------------------------------------------------------------------
@@ -222,11 +218,11 @@ def draw_icons(rng: np.random.Generator) -> Scene:
 # --- mini Flickr30k -------------------------------------------------------------------------------------------------
 
 CAPTION_TEMPLATES = (
-    "A {c0} {s0}{more} on {ground} under {sky}.",
-    "There is a {c0} {s0}{more} on {ground}.",
-    "{Ground} with a {c0} {s0}{more}.",
-    "A {c0} {s0}{more} in front of {sky}.",
-    "On {ground} there is a {c0} {s0}{more}.",
+    "{First}{more} on {ground} under {sky}.",
+    "There is {first}{more} on {ground}.",
+    "{Ground} with {first}{more}.",
+    "{First}{more} in front of {sky}.",
+    "On {ground} there is {first}{more}.",
 )
 SCENERY = {"grass": "the grass", "sand": "the sand", "snow": "the snow", "water": "the water", "stone": "the stones"}
 SKIES = {"sky": "a blue sky", "wood": "a brown wall", "forest": "a dark forest"}
@@ -239,14 +235,14 @@ def draw_photo(rng: np.random.Generator) -> Scene:
     canvas = Canvas(side, sky, rng, 0.15)
     canvas.fill(ground, (0, int(side * rng.uniform(0.45, 0.6)), side, side), contrast=0.15)
     n = int(rng.integers(1, 3))
-    things = [(_pick(rng, ICONS + DIGITS[1:4]), _pick(rng, BRIGHT)) for _ in range(n)]
+    things = [(_pick(rng, ICONS), _pick(rng, BRIGHT)) for _ in range(n)]
     centres = rng.uniform(0.25, 0.4, size=n) + np.arange(n) * 0.35 if n > 1 else rng.uniform(0.3, 0.7, size=1)
     for (shape, color), x in zip(things, centres, strict=True):
         canvas.icon(shape, color, x * side, side * rng.uniform(0.4, 0.65), side * rng.uniform(0.3, 0.42))
     canvas.noise()
-    more = f" and a {things[1][1]} {things[1][0]}" if n > 1 else ""
-    words = dict(c0=things[0][1], s0=things[0][0], more=more, ground=SCENERY[ground], sky=SKIES[sky])
-    words["Ground"] = words["ground"].capitalize()
+    names = [f"{'an' if color == 'orange' else 'a'} {color} {shape}" for shape, color in things]
+    words = dict(first=names[0], more=f" and {names[1]}" if n > 1 else "", ground=SCENERY[ground], sky=SKIES[sky])
+    words |= {word.capitalize(): words[word][0].upper() + words[word][1:] for word in ("first", "ground")}
     captions = [t.format(**words) for t in CAPTION_TEMPLATES]
     return Scene(canvas, [Question("", _pick(rng, captions), (), "caption")], captions)
 
@@ -283,8 +279,6 @@ def draw_tile(rng: np.random.Generator) -> Scene:
         canvas.polygon([(x - w, y - h), (x + w, y - h), (x + w, y + h), (x - w, y + h)], color, "building")
     canvas.noise()
     present = set(np.unique(np.asarray(canvas.labels)))
-    from .canvas import LABEL_INDEX
-
     present = {kind for kind in LAND if LABEL_INDEX[kind] in present}
     asked = _pick(rng, tuple(LAND))
     how_many = "more than 10" if buildings > 10 else "between 1 and 5" if buildings else "0"
@@ -301,14 +295,19 @@ def draw_tile(rng: np.random.Generator) -> Scene:
 # --- small things, for pre-training only ----------------------------------------------------------------------------
 
 
-def add_small_things(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Put zero to two small icons (1/16 to 1/8 of the side) anywhere on a scene and return questions about them."""
+def add_small_things(scene: Scene, rng: np.random.Generator, stencil: Image.Image) -> list[Question]:
+    """Put zero to two small icons (1/16 to 1/8 of the side) anywhere on a scene and return questions about them.
+
+    `stencil`, an "L" image of the scene's size, gets 255 where they are.
+    """
     canvas, side = scene.canvas, scene.canvas.side
     n = int(rng.choice([0, 1, 2], p=[0.25, 0.5, 0.25]))
     names = [_pick(rng, ICONS) for _ in range(n)]
     colors = [_pick(rng, tuple(COLORS)) for _ in range(n)]
     for name, color in zip(names, colors, strict=True):
-        canvas.icon(name, color, *_place(rng, side, 0.06), side * rng.uniform(1 / 16, 1 / 8))
+        (x, y), size = _place(rng, side, 0.06), side * rng.uniform(1 / 16, 1 / 8)
+        canvas.icon(name, color, x, y, size)
+        stencil.paste(255, tuple(round(v) for v in (x - size / 2, y - size / 2, x + size / 2, y + size / 2)))
     asked_shape = _pick(rng, names) if n and rng.random() < 0.5 else _pick(rng, ICONS)
     asked_color = _pick(rng, colors) if n and rng.random() < 0.5 else _pick(rng, tuple(COLORS))
     questions = [
