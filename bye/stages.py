@@ -318,12 +318,20 @@ def base_model(family, out, seed, threads):
     pretrain(family, out, seed=seed, threads=threads)
 
 
-@stage("bench")
-def bench():
+@stage(
+    "bench",
+    may("--models", ("base_models/llava-mini", "base_models/internvl-mini"), "model folders", nargs="+", type=str),
+    may("--n", 32, "samples"),
+    may("--batch-size", 32, "samples a forward pass"),
+    may("--rounds", 7, "repetitions; medians are compared"),
+    switch("--large", False, "in place of each model, a random one of 12 layers and 576 image tokens"),
+    THREADS,
+)
+def bench(**options):
     """Measure the attention extraction against a plain forward and against the authors' way."""
     from bye.bench import bench
 
-    bench()
+    bench(**options)
 
 
 @stage(
