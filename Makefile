@@ -29,7 +29,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	fi; \
 	echo "Installing into $(VENV) with $$found (once; a few minutes)"; \
 	"$$found" -m venv --clear $(VENV)
-	python -m pip install --disable-pip-version-check --requirement requirements.lock
+	python -m pip install --disable-pip-version-check --no-compile --requirement requirements.lock
 	python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(INSTALLED)
 
@@ -43,10 +43,10 @@ base-models: $(INSTALLED)
 	snakemake --cores $(CORES) base_models
 
 test: $(INSTALLED)
-	pytest -m "not slow"
+	pytest
 
 test-all: $(INSTALLED)
-	pytest
+	pytest -m ""
 
 bench: $(INSTALLED)
 	python -m bye bench
