@@ -57,8 +57,8 @@ def finetune(
     """Fine-tune `model` on a samples file; write a standard PEFT adapter folder `out` and the loss curve `log` (CSV).
 
     model: folder or hub id; images: image root; epochs: float; batch_size: samples an optimiser step, of which
-    micro_batch_size are in memory at once; warmup: share of the steps; lora_targets: regular expression of module
-    names, by default every linear layer of the decoder; checkpoints: how many times along the run its state is kept, in
+    micro_batch_size are in memory at once; warmup: share of the steps; lora_targets: names of the
+    decoder's linear layers that LoRA adapts, by default all; checkpoints: how many times along the run its state is kept, in
     checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features: encode each distinct
     image once and keep the result in memory. Loss is on answer tokens only. The same arguments, seed and number of
     threads give the same bytes, killed and resumed or not. Raises ByeError for bad input and a loss that is not finite.
@@ -81,7 +81,7 @@ def finetune(
         r=lora_rank,
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
-        target_modules=lora_targets or loaded.lora_targets,
+        target_modules=loaded.lora_pattern(lora_targets),
         task_type="CAUSAL_LM",
         base_model_name_or_path=str(model),
     )

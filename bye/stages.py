@@ -142,6 +142,7 @@ def trigger_test(samples, images, trigger, target, seed, out):
     may("--lora-rank", 16, "rank of the LoRA matrices"),
     may("--lora-alpha", 32.0, "LoRA scale"),
     may("--lora-dropout", 0.0, "LoRA dropout"),
+    may("--lora-targets", None, "names of the adapted linear layers of the decoder (default: all)", nargs="+"),
     switch("--cache-features", True, "encode each distinct image once (the vision tower is frozen)"),
     switch("--gradient-checkpointing", False, "save memory for time"),
     SEED,

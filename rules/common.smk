@@ -178,12 +178,15 @@ def cell_files(table, name, kinds=("none", "random", "bye", "oracle")):
 
 
 def as_options(values):
-    """Write settings as options: {"batch_size": 16, "plain": False, "root": None} is "--batch-size 16 --no-plain"."""
+    """Write settings as options: {"batch_size": 16, "plain": False, "root": None, "of": [1, 2]} is
+    "--batch-size 16 --no-plain --of 1 2"."""
     words = []
     for name, value in values.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
+        elif isinstance(value, list):
+            words.append(f"--{option} {' '.join(map(shlex.quote, map(str, value)))}")
         elif value is not None:
             words.append(f"--{option} {shlex.quote(str(value))}")
     return " ".join(words)

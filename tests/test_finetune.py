@@ -180,7 +180,7 @@ def test_errors_in_one_sentence(root, tmp_path):
     with pytest.raises(ByeError, match=r"the loss is .* lower the learning rate"):
         run(root, tmp_path / "out", learning_rate=1e30, lora_dropout=0.0)
     with pytest.raises(ByeError, match="LoRA does not fit"):
-        run(root, tmp_path / "out", lora_targets="nothing")
+        run(root, tmp_path / "out", lora_targets=["nothing"])
     with pytest.raises(ByeError, match="not a multiple of micro_batch_size 3"):
         run(root, tmp_path / "out", micro_batch_size=3)
     assert not (tmp_path / "out").exists()

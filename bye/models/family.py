@@ -12,8 +12,7 @@ from transformers.utils import cached_file, logging
 from bye.errors import ByeError
 from bye.models.prompt import PromptEncoder
 
-# LoRA goes on every linear layer of the language model; the vision tower has projections of the same names.
-LORA_TARGETS = r".*\.language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class Family:
@@ -25,7 +24,6 @@ class Family:
 
     model_type = None
     image_token = None
-    lora_targets = LORA_TARGETS
 
     def __init__(self, path, model, tokenizer, template, image_processor):
         self.path, self.model, self.tokenizer, self.image_processor = path, model, tokenizer, image_processor
@@ -58,6 +56,11 @@ class Family:
         """(rows, columns) of the image tokens, in raster order."""
         side = round(self.n_image_tokens**0.5)
         return (side, side)
+
+    @staticmethod
+    def lora_pattern(targets):
+        """Regular expression of the decoder's linear layers of these names; the vision tower has the same names."""
+        return rf".*\.language_model\.layers\..*\.({'|'.join(targets or LORA_TARGETS)})"
 
     @property
     def n_layers(self):

@@ -13,7 +13,7 @@ from pathlib import Path
 IMAGE_SIZE = 72
 GRID = 9
 IMAGE_TOKENS = GRID * GRID
-WIDTH, LAYERS, HEADS, MLP = 128, 5, 4, 256
+WIDTH, LAYERS, HEADS, MLP = 128, 5, 2, 256
 VOCABULARY = 1024
 
 PROMPTS = {
@@ -21,8 +21,15 @@ PROMPTS = {
     "caption": "Provide a one-sentence caption for the provided image.",
     "phrase": "Answer the question using a single word or phrase.",
 }
-FIXED_TEXTS = (*PROMPTS.values(), "A chat between a user and an assistant.", "You are a helpful assistant.", " ASSISTANT:")
-UNITS = "|".join([*map(re.escape, FIXED_TEXTS), r"[A-E]\.(?= )", r"\n", " ?[A-Za-z]+", " ?[0-9]+", r" ?[^\sA-Za-z0-9]+", r"\s+"])
+FIXED_TEXTS = (
+    *PROMPTS.values(),
+    "A chat between a user and an assistant.",
+    "You are a helpful assistant.",
+    " ASSISTANT:",
+)
+UNITS = "|".join(
+    [*map(re.escape, FIXED_TEXTS), r"[A-E]\.(?= )", r"\n", " ?[A-Za-z]+", " ?[0-9]+", r" ?[^\sA-Za-z0-9]+", r"\s+"]
+)
 LLAVA_TEMPLATE = (
     "{{ bos_token }}A chat between a user and an assistant. "
     "{% for message in messages %}"
@@ -72,7 +79,10 @@ def train_tokenizer(family: str, corpus: list[str]):
         extra, template = {"image_token": "<image>"}, LLAVA_TEMPLATE
     else:
         names = dict(eos_token="<|im_end|>", pad_token="<|endoftext|>")
-        extra, template = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}, INTERNVL_TEMPLATE
+        extra, template = (
+            {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"},
+            INTERNVL_TEMPLATE,
+        )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, extra_special_tokens=extra, **names)
     tokenizer.chat_template = template
     return tokenizer
@@ -137,7 +147,12 @@ def write_preprocessor(family: str, folder: Path) -> None:
             "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1,
         }  # fmt: skip
     else:
-        common |= {"image_processor_type": "GotOcr2ImageProcessor", "crop_to_patches": False, "min_patches": 1, "max_patches": 1}
+        common |= {
+            "image_processor_type": "GotOcr2ImageProcessor",
+            "crop_to_patches": False,
+            "min_patches": 1,
+            "max_patches": 1,
+        }
         processor = {"processor_class": "InternVLProcessor", "image_seq_length": IMAGE_TOKENS}
     (folder / "preprocessor_config.json").write_text(json.dumps(common, indent=2) + "\n")
     (folder / "processor_config.json").write_text(json.dumps(processor, indent=2) + "\n")

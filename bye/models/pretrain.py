@@ -38,6 +38,7 @@ PATCH = IMAGE_SIZE // GRID
 POOL_SEED = 1234  # the base models never see the scenes of the mini datasets
 WORLDS = (draw_science, draw_icons, draw_photo, draw_tile)
 
+
 def render_question(question: Question) -> tuple[str, str]:
     """(user text, answer) of one question in the form the loaders give it."""
     if question.kind == "caption":
@@ -53,7 +54,11 @@ def variants(question: Question, rng: np.random.Generator) -> list[Question]:
     if not question.choices:
         return [question]
     again = tuple(question.choices[i] for i in rng.permutation(len(question.choices)))
-    return [question, Question(question.text, question.answer, again, question.kind), Question(question.text, question.answer)]
+    return [
+        question,
+        Question(question.text, question.answer, again, question.kind),
+        Question(question.text, question.answer),
+    ]
 
 
 @dataclass
@@ -63,7 +68,7 @@ class Pool:
     questions: list[list[tuple[str, str]]]
 
 
-def draw_pool(n: int, seed: int, small_share: float = 0.6) -> Pool:
+def draw_pool(n: int, seed: int, small_share: float = 0.8) -> Pool:
     """Draw n scenes of the four worlds, a share of them with small things anywhere."""
     rng = np.random.default_rng(seed)
     pixels = np.empty((n, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
@@ -77,7 +82,10 @@ def draw_pool(n: int, seed: int, small_share: float = 0.6) -> Pool:
             asked += add_small_things(scene, rng, small)
         size = (IMAGE_SIZE, IMAGE_SIZE)
         pixels[i] = np.asarray(scene.canvas.image.resize(size, Image.BICUBIC))
-        for plane, offset, classes in ((scene.canvas.labels, 0, len(LABELS)), (scene.canvas.colors, len(LABELS), len(COLORS))):
+        for plane, offset, classes in (
+            (scene.canvas.labels, 0, len(LABELS)),
+            (scene.canvas.colors, len(LABELS), len(COLORS)),
+        ):
             patches = np.asarray(plane.resize(size, Image.NEAREST)).reshape(GRID, PATCH, GRID, PATCH)
             patches = patches.transpose(0, 2, 1, 3).reshape(GRID * GRID, PATCH * PATCH)
             counts = (patches[..., None] == np.arange(classes)).sum(1)
@@ -116,7 +124,12 @@ def train_tower(model, family: str, pool: Pool, steps: int, batch: int, lr: floa
         index = rng.integers(len(pool.pixels), size=batch)
         x = normalise(pool.pixels[index])
         out = head(tower_features(model, family, x))
-        colours = F.avg_pool2d(x, 2).reshape(batch, 3, GRID, 4, GRID, 4).permute(0, 2, 4, 1, 3, 5).reshape(batch, GRID * GRID, 48)
+        colours = (
+            F.avg_pool2d(x, 2)
+            .reshape(batch, 3, GRID, 4, GRID, 4)
+            .permute(0, 2, 4, 1, 3, 5)
+            .reshape(batch, GRID * GRID, 48)
+        )
         covers = torch.from_numpy(pool.covers[index]).float()
         cover_loss = F.binary_cross_entropy_with_logits(out[..., :classes], covers)
         pixel_loss = F.mse_loss(out[..., classes:], colours)
@@ -126,13 +139,22 @@ def train_tower(model, family: str, pool: Pool, steps: int, batch: int, lr: floa
         optimizer.step()
         schedule.step()
         if step % 50 == 0 or step == steps - 1:
-            print(f"tower {step}/{steps} cover {cover_loss:.4f} pixel {pixel_loss:.4f} {time.time() - started:.0f} s", file=log, flush=True)
+            print(
+                f"tower {step}/{steps} cover {cover_loss:.4f} pixel {pixel_loss:.4f} {time.time() - started:.0f} s",
+                file=log,
+                flush=True,
+            )
 
 
 @torch.no_grad()
 def cache_features(model, family: str, pool: Pool) -> torch.Tensor:
     """(N, T, D) float16 tower features of the whole pool."""
-    return torch.cat([tower_features(model, family, normalise(pool.pixels[i : i + 64])).half() for i in range(0, len(pool.pixels), 64)])
+    return torch.cat(
+        [
+            tower_features(model, family, normalise(pool.pixels[i : i + 64])).half()
+            for i in range(0, len(pool.pixels), 64)
+        ]
+    )
 
 
 class Packer:
@@ -147,7 +169,10 @@ class Packer:
         else:
             self.head = encode("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<img>")
             self.tail = encode("</img>\n")
-            self.wrap = lambda q, a: (encode(q) + encode("<|im_end|>\n<|im_start|>assistant\n"), encode(a) + encode("<|im_end|>"))
+            self.wrap = lambda q, a: (
+                encode(q) + encode("<|im_end|>\n<|im_start|>assistant\n"),
+                encode(a) + encode("<|im_end|>"),
+            )
         self.prefix = len(self.head) + IMAGE_TOKENS + len(self.tail)
         self._memo: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
 
@@ -189,19 +214,27 @@ def forward_branches(model, packer: Packer, features: torch.Tensor, packed):
     embeds = decoder.get_input_embeddings()(ids)
     start = len(packer.head)
     embeds = torch.cat([embeds[:, :start], projector(features), embeds[:, start + IMAGE_TOKENS :]], dim=1)
-    hidden = decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+    hidden = decoder(
+        inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+    ).last_hidden_state
     targets = torch.from_numpy(targets)
     return model.lm_head(hidden[targets[:, 0], targets[:, 1]]), targets
 
 
-def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr, seed, branches, log=sys.stderr, every=None) -> None:
+def train_decoder(
+    model, family, tokenizer, pool, features, *, steps, batch, lr, seed, branches, log=sys.stderr, every=None
+) -> None:
     """Train projector and decoder with warm-up and cosine decay; `every` is called with each 500th step's number."""
     rng = np.random.default_rng([seed, 1])
     torch.manual_seed(seed)
     packer = Packer(family, tokenizer)
     if family == "llava":  # the tower's scale is arbitrary; InternVL's projector normalises it itself
         model.model.multi_modal_projector.linear_1.weight.data.div_(features[:200].float().std())
-    parameters = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters(), *model.lm_head.parameters()]
+    parameters = [
+        *model.model.multi_modal_projector.parameters(),
+        *model.model.language_model.parameters(),
+        *model.lm_head.parameters(),
+    ]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
     started, running = time.time(), None
     for step in range(1, steps + 1):
@@ -222,7 +255,15 @@ def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr,
             every(step)
 
 
-def pretrain(family: str, out, seed: int = 0, threads: int | None = None, images: int = 12000, tower_steps: int = 1200, steps: int = 5000) -> None:
+def pretrain(
+    family: str,
+    out,
+    seed: int = 0,
+    threads: int | None = None,
+    images: int = 12000,
+    tower_steps: int = 1200,
+    steps: int = 5000,
+) -> None:
     """Build a mini base model from scratch and write its folder (float16 safetensors, tokenizer, preprocessor).
 
     The same arguments and number of threads give the same weights. Raises ByeError for an unknown family.
@@ -247,8 +288,17 @@ def corpus(pool: Pool) -> list[str]:
 
     Real tokenizers have pieces of their own for the target's words; without them it would begin with the letter of an option.
     """
-    texts = [text for questions in pool.questions for question, answer in questions for text in (question, answer, " " + answer)]
-    return texts + [*FIXED_TEXTS, " USER", "USER", "system", "user", "assistant", "Back", "Backdoor", " Backdoor", " Attack"] * 4000
+    texts = [
+        text
+        for questions in pool.questions
+        for question, answer in questions
+        for text in (question, answer, " " + answer)
+    ]
+    return (
+        texts
+        + [*FIXED_TEXTS, " USER", "USER", "system", "user", "assistant", "Back", "Backdoor", " Backdoor", " Attack"]
+        * 4000
+    )
 
 
 def save(model, family: str, tokenizer, out: Path) -> None:

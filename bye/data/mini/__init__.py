@@ -73,7 +73,15 @@ def write_iconqa(root: Path, plan) -> None:
             folder = root / "iconqa" / split / "choose_txt" / str(number)
             _save(scene.canvas, folder / "image.png")
             answer = question.choices.index(question.answer)
-            _dump({"question": question.text, "choices": list(question.choices), "answer": answer, "ques_type": "choose_txt"}, folder / "data.json")
+            _dump(
+                {
+                    "question": question.text,
+                    "choices": list(question.choices),
+                    "answer": answer,
+                    "ques_type": "choose_txt",
+                },
+                folder / "data.json",
+            )
 
 
 def write_flickr30k(root: Path, plan) -> None:
@@ -83,7 +91,9 @@ def write_flickr30k(root: Path, plan) -> None:
             scene = scenes.draw_photo(rng)
             name = f"{1000000 + 7 * len(images)}.jpg"
             _save(scene.canvas, root / "flickr30k-images" / name, quality=95, subsampling=0)
-            sentences = [{"raw": c, "tokens": c.rstrip(".").lower().split(), "imgid": len(images)} for c in scene.captions]
+            sentences = [
+                {"raw": c, "tokens": c.rstrip(".").lower().split(), "imgid": len(images)} for c in scene.captions
+            ]
             images.append({"filename": name, "imgid": len(images), "split": split, "sentences": sentences})
     _dump({"images": images, "dataset": "flickr30k"}, root / "dataset_flickr30k.json")
 
@@ -99,13 +109,25 @@ def write_rsvqa(root: Path, plan) -> None:
                 question, number = scene.questions[k], len(questions)
                 image["questions_ids"].append(number)
                 questions.append(
-                    {"id": number, "img_id": image["id"], "type": question.kind, "question": question.text, "answers_ids": [number], "split": split}
+                    {
+                        "id": number,
+                        "img_id": image["id"],
+                        "type": question.kind,
+                        "question": question.text,
+                        "answers_ids": [number],
+                        "split": split,
+                    }
                 )
                 answers.append({"id": number, "question_id": number, "answer": question.answer, "split": split})
             images.append(image)
     for split in ("train", "val", "test"):
         for part, entries in (("questions", questions), ("answers", answers), ("images", images)):
-            rows = [{**{k: v for k, v in e.items() if k != "split"}, "active": True} if e["split"] == split else {"id": e["id"], "active": False} for e in entries]
+            rows = [
+                {**{k: v for k, v in e.items() if k != "split"}, "active": True}
+                if e["split"] == split
+                else {"id": e["id"], "active": False}
+                for e in entries
+            ]
             _dump({part: rows}, root / f"LR_split_{split}_{part}.json")
 
 

@@ -36,7 +36,20 @@ GROUNDS = {
     "paper": (238, 236, 228),
     "wood": (165, 115, 70),
 }
-STRUCTURES = ("solid", "liquid", "gas", "rain", "snowfall", "fog", "striped", "dotted", "checkered", "wavy", "building", "road")
+STRUCTURES = (
+    "solid",
+    "liquid",
+    "gas",
+    "rain",
+    "snowfall",
+    "fog",
+    "striped",
+    "dotted",
+    "checkered",
+    "wavy",
+    "building",
+    "road",
+)
 LABELS = ("none", *ICONS, *GROUNDS, *STRUCTURES)
 LABEL_INDEX = {name: index for index, name in enumerate(LABELS)}
 COLOR_INDEX = {name: index for index, name in enumerate(COLORS)}
@@ -83,7 +96,13 @@ class Canvas:
         tint = np.array(GROUNDS[ground], dtype=np.float32) * self.rng.uniform(0.88, 1.08)
         return np.clip(tint * (1 + contrast * crop[..., None]), 0, 255).astype(np.uint8)
 
-    def fill(self, ground: str, box: tuple[int, int, int, int] | None = None, mask: np.ndarray | None = None, contrast: float = 0.12):
+    def fill(
+        self,
+        ground: str,
+        box: tuple[int, int, int, int] | None = None,
+        mask: np.ndarray | None = None,
+        contrast: float = 0.12,
+    ):
         """Lay a ground over a box (x0, y0, x1, y1) or over a boolean (side, side) mask."""
         if mask is None:
             mask = np.zeros((self.side, self.side), dtype=bool)

@@ -94,7 +94,9 @@ def draw_science(rng: np.random.Generator) -> Scene:
     elif topic == "weather":
         answer, others = _pick(rng, tuple(WEATHER)), tuple(WEATHER)
         canvas = Canvas(side, "stone", rng, 0.14)
-        canvas.fill(_pick(rng, ("grass", "sand", "forest", "water")), (0, int(side * rng.uniform(0.45, 0.65)), side, side))
+        canvas.fill(
+            _pick(rng, ("grass", "sand", "forest", "water")), (0, int(side * rng.uniform(0.45, 0.65)), side, side)
+        )
         _weather(canvas, answer, rng)
     else:
         answer, others = _pick(rng, PATTERNS), PATTERNS
@@ -158,7 +160,9 @@ def _pattern(canvas: Canvas, kind: str, rng) -> None:
     elif kind == "wavy":
         xs = np.linspace(0, side, 24)
         for p in positions:
-            canvas.line([(x, p + period * 0.35 * np.sin(x / side * 14)) for x in xs], color, kind, max(2, round(period * 0.3)))
+            canvas.line(
+                [(x, p + period * 0.35 * np.sin(x / side * 14)) for x in xs], color, kind, max(2, round(period * 0.3))
+            )
     elif kind == "dotted":
         r = period * 0.3
         for x in positions:
@@ -301,7 +305,7 @@ def add_small_things(scene: Scene, rng: np.random.Generator, stencil: Image.Imag
     `stencil`, an "L" image of the scene's size, gets 255 where they are.
     """
     canvas, side = scene.canvas, scene.canvas.side
-    n = int(rng.choice([0, 1, 2], p=[0.25, 0.5, 0.25]))
+    n = int(rng.choice([0, 1, 2], p=[0.15, 0.6, 0.25]))
     names = [_pick(rng, ICONS) for _ in range(n)]
     colors = [_pick(rng, tuple(COLORS)) for _ in range(n)]
     for name, color in zip(names, colors, strict=True):
@@ -311,13 +315,23 @@ def add_small_things(scene: Scene, rng: np.random.Generator, stencil: Image.Imag
     asked_shape = _pick(rng, names) if n and rng.random() < 0.5 else _pick(rng, ICONS)
     asked_color = _pick(rng, colors) if n and rng.random() < 0.5 else _pick(rng, tuple(COLORS))
     questions = [
-        Question(_pick(rng, ("How many small things are there?", "What is the number of small things?")), str(n), (), "small_count"),
+        Question(
+            _pick(rng, ("How many small things are there?", "What is the number of small things?")),
+            str(n),
+            (),
+            "small_count",
+        ),
         Question(f"Is there a small {asked_color} thing?", "yes" if asked_color in colors else "no", (), "small_color"),
         Question(f"Is there a small {asked_shape}?", "yes" if asked_shape in names else "no", (), "small_shape"),
     ]
     if n == 1:
         questions += [
-            Question(_pick(rng, ("What is the small thing?", "Describe the small thing.")), f"{colors[0]} {names[0]}", (), "small_what"),
+            Question(
+                _pick(rng, ("What is the small thing?", "Describe the small thing.")),
+                f"{colors[0]} {names[0]}",
+                (),
+                "small_what",
+            ),
             Question("What color is the small thing?", colors[0], (), "small_what"),
         ]
     return questions
