@@ -1,0 +1,84 @@
+"""Several questions on one image in one sequence, each as if it were asked alone.
+
+The questions share the image's tokens: each is a branch that attends to the prefix and to itself only, with the
+positions that it would have alone. So a branch is exactly a single-turn conversation, at a third of the price.
+"""
+
+import numpy as np
+import torch
+
+from bye.models.mini import CONVERSATIONS, IMAGE_TOKENS
+
+
+class Packer:
+    """Packs images with several branches each into one batch.
+
+    family: llava or internvl; tokenizer: of `bye.models.mini`. head, tail: token ids before and after the image's;
+    prefix: number of tokens that all branches share.
+    """
+
+    def __init__(self, family, tokenizer):
+        self.tokenizer = tokenizer
+        before, after, self.ask, self.reply, self.end = CONVERSATIONS[family]
+        self.head, self.tail = self.encode(before), self.encode(after)
+        self.prefix = len(self.head) + IMAGE_TOKENS + len(self.tail)
+        self.known = {}  # (question, answer) -> its tokens
+
+    def encode(self, text):
+        """Token ids of a text, special tokens in it read as such."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def wrap(self, question, answer):
+        """Token ids of a branch: (question and what asks for an answer, answer and what ends it)."""
+        return self.encode(question) + self.encode(self.ask), self.encode(self.reply + answer) + self.encode(self.end)
+
+    def branch(self, pair):
+        """Like `wrap`, of a (question, answer) pair, which is remembered."""
+        if pair not in self.known:
+            self.known[pair] = self.wrap(*pair)
+        return self.known[pair]
+
+    def pack(self, questions):
+        """Pack a batch of B images; `questions` has a list of (question, answer) pairs for each.
+
+        Returns ids (B, N), positions (B, N), a boolean attention mask (B, 1, N, N), and targets (M, 3): row and column
+        of the position that predicts an answer token, and that token.
+        """
+        rows = [[self.branch(pair) for pair in pairs] for pairs in questions]
+        length = self.prefix + max(sum(len(prompt) + len(answer) for prompt, answer in row) for row in rows)
+        ids = np.zeros((len(rows), length), dtype=np.int64)
+        positions = np.zeros_like(ids)
+        group = np.full((len(rows), length), -1)  # 0: prefix, 1, 2, ...: branches, -1: padding
+        targets = []
+        ids[:, : self.prefix] = self.head + [0] * IMAGE_TOKENS + self.tail
+        positions[:, : self.prefix] = np.arange(self.prefix)
+        group[:, : self.prefix] = 0
+        for r, row in enumerate(rows):
+            start = self.prefix
+            for number, (prompt, answer) in enumerate(row, start=1):
+                span = slice(start, start + len(prompt) + len(answer))
+                ids[r, span] = prompt + answer
+                positions[r, span] = self.prefix + np.arange(len(prompt) + len(answer))
+                group[r, span] = number
+                first = start + len(prompt) - 1
+                targets += [(r, first + k, token) for k, token in enumerate(answer)]
+                start = span.stop
+        visible = (group[:, :, None] == group[:, None, :]) | (group[:, None, :] == 0)
+        causal = np.tril(np.ones((length, length), dtype=bool))
+        mask = (visible & causal) | np.eye(length, dtype=bool)
+        return torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(mask)[:, None], np.array(targets)
+
+
+def forward_branches(model, packer, features, packed):
+    """Run projector and decoder on a packed batch, `features` (B, T, D) of the tower in the image's places.
+
+    Returns the logits (M, vocabulary) where an answer token is due, and the targets (M, 3) as a tensor.
+    """
+    ids, positions, mask, targets = packed
+    projector, decoder = model.model.multi_modal_projector, model.model.language_model
+    embeds = decoder.get_input_embeddings()(ids)
+    start = len(packer.head)
+    embeds = torch.cat([embeds[:, :start], projector(features), embeds[:, start + IMAGE_TOKENS :]], dim=1)
+    output = decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False)
+    targets = torch.from_numpy(targets)
+    return model.lm_head(output.last_hidden_state[targets[:, 0], targets[:, 1]]), targets
