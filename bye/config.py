@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from bye.errors import ByeError
+from bye.files import read_json
 
 BUILT_IN_ATTACK = "none"  # the untouched set: no trigger, no labels
 OWN_FOLDERS = {"data", "labels", "logs", "benchmarks", "base_models"}
@@ -124,3 +125,20 @@ def find_model(key, path, base):
     if local or not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise ByeError(f"config key models.{key}.path: there is no folder {path}; give a model folder or a hub id")
     return path
+
+
+def check_family(key, family, path):
+    """Raise ByeError unless the checkpoint in a model folder is of the family that the config states.
+
+    A hub id is checked when it is loaded, and so is a folder that a rule has yet to build.
+    """
+    file = Path(path) / "config.json"
+    if not file.is_file():
+        return
+    content = read_json(file)
+    found = content.get("model_type") if isinstance(content, dict) else None
+    if found != family:
+        raise ByeError(
+            f"config key models.{key}.family is {family!r}, but {file} is of model_type {found!r}; correct the family "
+            "or the path"
+        )

@@ -50,6 +50,7 @@ IMAGES = need("--images", "folder that the image paths start from")
 SEED = may("--seed", 0, "seed of every random draw")
 THREADS = may("--threads", None, "torch threads (default: all cores)", type=int)
 MODEL = need("--model", "model folder in the transformers layout, or hub id")
+FAMILY = may("--family", None, "llava or internvl: what the checkpoint must be (default: whichever it is)")
 PAPER_MODELS = may("--paper-models", (), "MODEL=NAME: the paper's name of a model's original", nargs="*", type=str)
 
 
@@ -130,6 +131,7 @@ def trigger_test(samples, images, trigger, target, seed, out):
 @stage(
     "finetune",
     MODEL,
+    FAMILY,
     SAMPLES,
     IMAGES,
     need("--out", "adapter folder to write (PEFT)"),
@@ -158,6 +160,7 @@ def finetune(**options):
 @stage(
     "attention",
     MODEL,
+    FAMILY,
     need("--adapter", "PEFT adapter folder"),
     SAMPLES,
     IMAGES,
@@ -245,6 +248,7 @@ def score(flags, labels, out, layers):
 @stage(
     "evaluate",
     MODEL,
+    FAMILY,
     need("--adapter", "PEFT adapter folder"),
     need("--clean", "test samples"),
     need("--clean-images", "their image folder"),

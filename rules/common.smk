@@ -35,6 +35,7 @@ def check_config():
         settings.check_references(config)
         for key, model in config["models"].items():
             model["path"] = settings.find_model(key, model["path"], workflow.basedir)
+            settings.check_family(key, model["family"], model["path"])
     except ByeError as error:
         stop(error)
 
@@ -214,11 +215,13 @@ def trigger_options(wildcards):
 
 
 def finetune_options(wildcards):
-    return as_options(config["models"][wildcards.model]["finetune"])
+    model = config["models"][wildcards.model]
+    return as_options({"family": model["family"], **model["finetune"]})
 
 
 def attention_options(wildcards):
-    return as_options({"batch_size": config["models"][wildcards.model]["inference_batch_size"]})
+    model = config["models"][wildcards.model]
+    return as_options({"family": model["family"], "batch_size": model["inference_batch_size"]})
 
 
 def detect_options(wildcards):
@@ -227,11 +230,12 @@ def detect_options(wildcards):
 
 
 def evaluate_options(wildcards):
-    dataset = config["datasets"][wildcards.dataset]
+    model, dataset = config["models"][wildcards.model], config["datasets"][wildcards.dataset]
     options = {
+        "family": model["family"],
         "metric": dataset["metric"],
         "max_new_tokens": dataset["max_new_tokens"],
-        "batch_size": config["models"][wildcards.model]["inference_batch_size"],
+        "batch_size": model["inference_batch_size"],
     }
     if is_poisoned(wildcards):
         options |= {

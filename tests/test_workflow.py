@@ -28,12 +28,17 @@ def model(tmp_path_factory):
     return write_tiny_model("llava", tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture(scope="session")
+def internvl(tmp_path_factory):
+    return write_tiny_model("internvl", tmp_path_factory.mktemp("internvl"))
+
+
 @pytest.fixture
-def shipped(model):
-    """The shipped configuration, on a model that is there."""
+def shipped(model, internvl):
+    """The shipped configuration, on models that are there."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     for entry in config["models"].values():
-        entry["path"] = str(model)
+        entry["path"] = str({"llava": model, "internvl": internvl}[entry["family"]])
     return config
 
 
@@ -72,7 +77,7 @@ def complaint(config):
         validate(config, str(ROOT / "config.schema.yaml"))
         settings.check_references(config)
         for key, entry in config["models"].items():
-            settings.find_model(key, entry["path"], ROOT)
+            settings.check_family(key, entry["family"], settings.find_model(key, entry["path"], ROOT))
     except WorkflowError as error:
         return settings.describe_schema_error(error.__context__)
     except ByeError as error:
@@ -99,6 +104,7 @@ def test_the_shipped_configuration_is_accepted(shipped):
         ("models/llava-mini/epochs", 3, ["models.llava-mini.epochs", "finetune"]),
         ("models/llava-mini/finetune/lr", 3, ["models.llava-mini.finetune.lr", "learning_rate"]),
         ("models/llava-mini/family", "qwen", ["models.llava-mini.family", "'qwen'", "internvl"]),
+        ("models/llava-mini/family", "internvl", ["models.llava-mini.family", "'internvl'", "model_type 'llava'"]),
         ("models/llava-mini/path", "base_models/none", ["models.llava-mini.path", "base_models/none"]),
         ("datasets/scienceqa/format", "vqa", ["datasets.scienceqa.format", "'vqa'", "rsvqa"]),
         ("datasets/scienceqa/root", "/nowhere", ["datasets.scienceqa.root", "/nowhere"]),
@@ -181,11 +187,11 @@ def test_snakemake_ends_with_the_sentence_alone(tmp_path, model, arguments, told
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory, model):
+def plan(tmp_path_factory, model, internvl):
     """The jobs of the shipped configuration with two seeds, from Snakemake's own dry run."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     for entry in config["models"].values():
-        entry["path"] = str(model)
+        entry["path"] = str({"llava": model, "internvl": internvl}[entry["family"]])
     folder = write_config(tmp_path_factory.mktemp("plan"), config)
     process = run(folder, "--dry-run", "--printshellcmds", "--config", "seeds=[0,1]")
     assert process.returncode == 0, process.stdout
@@ -231,6 +237,14 @@ def test_the_plain_fine_tune_and_its_attention_are_shared(plan):
     assert rules.count("mini_data") == 4  # one world for all seeds
     outputs = [path for job in plan for path in job["output"]]
     assert len(outputs) == len(set(outputs))
+
+
+def test_every_stage_with_a_model_is_told_its_family(plan):
+    jobs = [job for job in plan if job["rule"] in ("finetune_vanilla", "finetune", "attention", "evaluate")]
+    for job in jobs:
+        family = "internvl" if any("/internvl-mini/" in path for path in job["output"]) else "llava"
+        assert f"--family {family} " in job["shell"]
+    assert len(jobs) == 16 * (1 + 3 + 1 + 4)
 
 
 def test_the_workflow_is_formatted_and_linted(tmp_path, model):
