@@ -130,6 +130,7 @@ def test_trigger_is_right_on_a_converted_image(tmp_path):
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is damaged or in an unknown format"),
         (png_of_size(10, 10), "is damaged"),
         (png_of_size(9460, 9460), f"has 9460 x 9460 pixels, more than {MAX_PIXELS}; scale it down"),
+        (png_of_size(2010, 10), "is a strip of 2010 x 10 pixels, longer than 200 : 1; crop it"),
         (png_of_size(60_000, 60_000), f"has far more than {MAX_PIXELS} pixels"),
     ],
 )

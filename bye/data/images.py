@@ -13,6 +13,8 @@ from bye.errors import ByeError
 
 # About 268 MB once decoded. It is Pillow's own warning level; checked on the header, before a pixel is decoded.
 MAX_PIXELS = 89_478_485
+# Longer side in shorter sides. Models that scale the shorter side up to theirs would make gigabytes of a longer strip.
+MAX_ASPECT = 200
 # Pillow knows many more formats, among them some that run other programs (EPS). Strangers' files get this list only.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
@@ -45,7 +47,7 @@ def load_rgb(path):
 
     The EXIF orientation is applied. Transparent pixels are laid over white. Of several frames the first is taken.
     16-bit grey is scaled to 8 bits over its full range (65535 becomes 255). Raises ByeError naming the file where it
-    cannot be decoded or has more than MAX_PIXELS pixels.
+    cannot be decoded, has more than MAX_PIXELS pixels or is a strip longer than MAX_ASPECT.
     """
     with _opened(path) as image, _quiet():
         try:
@@ -108,6 +110,9 @@ def _opened(path):
     if width * height > MAX_PIXELS:
         image.close()
         raise ByeError(f"image {path} has {width} x {height} pixels, more than {MAX_PIXELS}; scale it down")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        image.close()
+        raise ByeError(f"image {path} is a strip of {width} x {height} pixels, longer than {MAX_ASPECT} : 1; crop it")
     return image
 
 
