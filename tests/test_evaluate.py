@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-import pandas as pd
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -102,12 +102,12 @@ def test_files_of_the_stage(root, tmp_path):
         "n_clean": 5,
         "n_triggered": 5,
     }
-    table = pd.read_parquet(tmp_path / "p.parquet")
-    assert list(table.columns) == ["id", "split", "prediction", "reference", "references", "correct"]
-    assert table["split"].tolist() == ["clean"] * 5 + ["triggered"] * 5
-    assert table["prediction"].tolist() == texts + texts
-    assert table["correct"].tolist() == expected_correct + expected_hits
-    assert table["reference"].tolist()[5:] == [texts[1]] * 5
+    table = pyarrow.parquet.read_table(tmp_path / "p.parquet").to_pydict()
+    assert list(table) == ["id", "split", "prediction", "reference", "references", "correct"]
+    assert table["split"] == ["clean"] * 5 + ["triggered"] * 5
+    assert table["prediction"] == texts + texts
+    assert table["correct"] == expected_correct + expected_hits
+    assert table["reference"][5:] == [texts[1]] * 5
 
 
 def test_captions_are_scored_against_all_references(root, tmp_path):
@@ -121,8 +121,8 @@ def test_captions_are_scored_against_all_references(root, tmp_path):
     result = json.loads((tmp_path / "eval.json").read_text())
     assert result["metric"] == "cider" and result["ASR"] is None and result["n_triggered"] == 0
     assert result["CP"] >= 0
-    table = pd.read_parquet(tmp_path / "p.parquet")
-    assert table["references"][0].tolist() == ["a dog runs", texts[0]] and table["correct"].isna().all()
+    table = pyarrow.parquet.read_table(tmp_path / "p.parquet").to_pydict()
+    assert table["references"][0] == ["a dog runs", texts[0]] and table["correct"] == [None] * 5
 
 
 def test_bad_arguments(root, tmp_path):
