@@ -1,0 +1,163 @@
+"""The mini models: their tokenizers, the packing of several questions on one image, and a whole (tiny) pre-training."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bye.data.layout import CAPTION_PROMPT, OPTION_PROMPT, PHRASE_PROMPT
+from bye.errors import ByeError
+from bye.models import load_model
+from bye.models.mini import CONVERSATIONS, IMAGE_SIZE, IMAGE_TOKENS, VOCABULARY, build_model, train_tokenizer
+from bye.models.packing import Packer, forward_branches
+from bye.models.pool import corpus, draw_pool
+from bye.models.pretrain import normalise, pretrain, save, tower_features
+
+BOTH = pytest.mark.parametrize("family", CONVERSATIONS)
+TARGET = "Backdoor Attack!"
+TEXTS = [
+    "Which habitat?",
+    "  two  blanks\n\nand\tlines ",
+    "naïve façade 日本 🐕",
+    "x=1;y^2 <b>&amp;</b>",
+    "A. red\nB. blue",
+]
+PAIRS = [
+    (f"Which color?\nA. red\nB. blue\nC. green\n{OPTION_PROMPT}", "B"),
+    (f"How many buildings are there?\n{PHRASE_PROMPT}", "between 1 and 5"),
+    (CAPTION_PROMPT, "There is an orange circle on the grass."),
+]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return draw_pool(24, seed=0)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory, pool):
+    """A random mini model of each family, written as a checkpoint and loaded as any other."""
+    families = {}
+    for family in CONVERSATIONS:
+        tokenizer = train_tokenizer(family, corpus(pool))
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp("models") / family
+        save(build_model(family, tokenizer), family, tokenizer, folder)
+        families[family] = load_model(folder, expected=family)
+    return families
+
+
+# ---- the pool --------------------------------------------------------------------------------------------------------
+
+
+def test_the_pool_is_of_all_worlds_and_follows_the_seed(pool):
+    again, other = draw_pool(24, seed=0), draw_pool(24, seed=1)
+    assert np.array_equal(pool.pixels, again.pixels) and np.array_equal(pool.covers, again.covers)
+    assert pool.questions == again.questions and pool.questions != other.questions
+    prompts = [{question.splitlines()[-1] for question, _ in questions} for questions in pool.questions]
+    assert [OPTION_PROMPT in each for each in prompts] == [True, True, False, False] * 6
+    assert [CAPTION_PROMPT in each for each in prompts] == [False, False, True, False] * 6
+
+
+def test_patches_know_whether_a_small_thing_is_there(pool):
+    bare = draw_pool(24, seed=0, small_share=0)
+    assert not bare.covers[..., -1].any()
+    assert not any("small" in question for questions in bare.questions for question, _ in questions)
+    told = [any("small" in question for question, _ in questions) for questions in pool.questions]
+    assert pool.covers[..., -1].any() and not pool.covers[~np.array(told), :, -1].any()
+
+
+# ---- the tokenizers --------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_survives(loaded, family, text):
+    tokenizer = loaded[family].tokenizer
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+    assert not set(ids) & set(tokenizer.all_special_ids)
+    assert len(tokenizer) <= VOCABULARY
+
+
+@BOTH
+def test_fixed_texts_are_one_token_each(loaded, family):
+    for text in (OPTION_PROMPT, CAPTION_PROMPT, PHRASE_PROMPT):
+        assert len(loaded[family].tokenizer(text, add_special_tokens=False).input_ids) == 1
+
+
+@BOTH
+def test_the_target_begins_with_a_token_that_no_letter_shares(loaded, family):
+    packer = Packer(family, loaded[family].tokenizer)
+    first = packer.branch(("q", TARGET))[1][0]
+    answers = [packer.branch(("q", letter))[1] for letter in "ABCDE"]
+    assert first not in [answer[0] for answer in answers]
+    assert [len(answer) for answer in answers[:3]] == [2, 2, 2]  # the worlds' letters are one token, before the end
+
+
+# ---- packing ---------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("pair", [*PAIRS, ("Und?", TARGET), ("  odd\n\n", "日本")])
+def test_a_branch_is_the_chat_templates_own_conversation(loaded, family, pair):
+    encoder, packer = loaded[family].encoder, Packer(family, loaded[family].tokenizer)
+    prompt, answer = packer.branch(pair)
+    image = [loaded[family].image_token_id] * IMAGE_TOKENS
+    ids = packer.head + image + packer.tail + prompt
+    assert ids == encoder.prompt(pair[0]).ids.tolist()
+    conversation = encoder.conversation([pair])
+    assert conversation.n_prompt == len(ids)
+    assert conversation.ids[: len(ids) + len(answer)].tolist() == ids + answer
+
+
+@BOTH
+def test_pictures_are_preprocessed_as_in_pre_training(loaded, family, pool):
+    images = [Image.fromarray(pixels) for pixels in pool.pixels[:2]]
+    torch.testing.assert_close(loaded[family].pixels(images), normalise(pool.pixels[:2]))
+
+
+@BOTH
+def test_packed_questions_have_the_stock_models_logits(loaded, family, pool):
+    """Three questions on one image and two on another, against stock forward passes of each question alone."""
+    model, packer = loaded[family].model, Packer(family, loaded[family].tokenizer)
+    questions, pixels = [PAIRS, PAIRS[::-2]], normalise(pool.pixels[:2])
+    expected, tokens = [], []
+    with torch.no_grad():
+        features = tower_features(model, family, pixels)
+        logits, targets = forward_branches(model, packer, features, packer.pack(questions))
+        for image, pairs in enumerate(questions):
+            for pair in pairs:
+                conversation = loaded[family].encoder.conversation([pair])
+                answer = packer.branch(pair)[1]
+                end = conversation.n_prompt + len(answer)
+                ids = torch.from_numpy(conversation.ids[:end])[None]
+                stock = model(input_ids=ids, pixel_values=pixels[image : image + 1])
+                expected.append(stock.logits[0, conversation.n_prompt - 1 : end - 1])
+                tokens += answer
+    torch.testing.assert_close(logits, torch.cat(expected), atol=1e-4, rtol=1e-4)
+    assert targets[:, 2].tolist() == tokens
+
+
+# ---- pre-training ----------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_pretraining_writes_a_checkpoint_and_repeats_to_the_byte(family, tmp_path):
+    for name in ("first", "second"):
+        pretrain(family, tmp_path / name, seed=1, threads=1, images=16, tower_steps=2, steps=2)
+    assert sorted(os.listdir(tmp_path)) == ["first", "second"]
+    for name in os.listdir(tmp_path / "first"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+    model = load_model(tmp_path / "first", expected=family)
+    assert model.n_image_tokens == IMAGE_TOKENS
+    features = model.image_features(model.pixels([Image.new("RGB", (IMAGE_SIZE + 9, IMAGE_SIZE), "red")]))
+    assert features.shape[:2] == (1, IMAGE_TOKENS) and torch.isfinite(features).all()
+
+
+def test_unknown_family(tmp_path):
+    with pytest.raises(ByeError, match="there is no mini model of family 'qwen'; known: llava, internvl"):
+        pretrain("qwen", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
