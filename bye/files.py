@@ -28,6 +28,8 @@ WRITE_PROBLEMS = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter output path",
 }
 
+FULL = 2**14  # bytes: a disk with less free is taken to be why a write failed
+
 
 @contextlib.contextmanager
 def replacing(path):
@@ -66,7 +68,8 @@ def replacing_folder(path, flush=True):
                 shutil.rmtree(leftover)
         try:
             partial.mkdir()
-            yield partial
+            with filling(partial, path):
+                yield partial
             for folder, _, names in os.walk(partial) if flush else ():
                 for name in names:
                     _flush(os.path.join(folder, name))
@@ -77,6 +80,24 @@ def replacing_folder(path, flush=True):
             shutil.rmtree(partial, ignore_errors=True)
             raise
         shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def filling(folder, name=None):
+    """Explain a full disk where a library fails to write files into `folder`; `name` is what the error calls it.
+
+    torch and safetensors tell a full disk in words of their own or not at all, so the disk is asked. Raises ByeError.
+    """
+    try:
+        yield
+    except (ByeError, MemoryError):
+        raise
+    except Exception as error:
+        code = getattr(error, "errno", None)
+        full = shutil.disk_usage(folder).free < FULL if code is None else code in (errno.ENOSPC, errno.EDQUOT)
+        if not full:
+            raise
+        raise ByeError(f"cannot write {name or folder}: {WRITE_PROBLEMS[code or errno.ENOSPC]}") from error
 
 
 def write_bytes(path, data):

@@ -18,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from bye.data.images import image_path, load_image
 from bye.data.samples import id_of, read_samples, turns_of
 from bye.errors import ByeError
-from bye.files import replacing_folder, write_csv, write_json
+from bye.files import filling, replacing_folder, write_csv, write_json
 from bye.models import load_model
 from bye.models.family import ImageFeatures, pad
 from bye.models.prompt import ANSWER
@@ -57,11 +57,12 @@ def finetune(
     """Fine-tune `model` on a samples file; write a standard PEFT adapter folder `out` and the loss curve `log` (CSV).
 
     model: folder or hub id; images: image root; epochs: float; batch_size: samples an optimiser step, of which
-    micro_batch_size are in memory at once; warmup: share of the steps; lora_targets: names of the
-    decoder's linear layers that LoRA adapts, by default all; checkpoints: how many times along the run its state is kept, in
+    micro_batch_size are in memory at once; warmup: share of the steps; lora_targets: names of the decoder's linear
+    layers that LoRA adapts, by default all; checkpoints: how many times along the run its state is kept, in
     checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features: encode each distinct
     image once and keep the result in memory. Loss is on answer tokens only. The same arguments, seed and number of
-    threads give the same bytes, killed and resumed or not. Raises ByeError for bad input and a loss that is not finite.
+    threads give the same bytes, killed and resumed or not. Raises ByeError for bad input, a loss that is not finite
+    and a full disk.
     """
     settings = {name: value for name, value in locals().items() if name not in ("out", "log", "checkpoint_folder")}
     if threads:
@@ -132,7 +133,11 @@ def finetune(
         features=features,
     )
     trainer.remove_callback(PrinterCallback)  # Watch prints
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    try:
+        with filling(folder):
+            trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    finally:
+        _remove_unfinished(folder)  # on a full disk this also makes room for the error's line in the log
 
     rows = [{name: entry[name] for name in LOGGED} for entry in trainer.state.log_history if "loss" in entry]
     write_csv(log, rows, LOGGED)
@@ -230,6 +235,11 @@ def _prepare_checkpoints(folder, wanted):
     if found != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(note, wanted)
+    _remove_unfinished(folder)
+
+
+def _remove_unfinished(folder):
+    """Remove checkpoints that were not written to their end."""
     for checkpoint in folder.glob("checkpoint-*"):
         if not (checkpoint / COMPLETE).exists():
             shutil.rmtree(checkpoint)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -122,6 +123,30 @@ def test_killed_and_started_again_gives_the_same_bytes(root, tmp_path):
     assert (out / "adapter_config.json").read_text() == (tmp_path / "undisturbed" / "adapter_config.json").read_text()
     assert (tmp_path / "killed.csv").read_text() == (tmp_path / "undisturbed.csv").read_text()
     assert sorted(os.listdir(tmp_path)) == ["killed", "killed.csv", "undisturbed", "undisturbed.csv"]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_room_to_say_it(root, tmp_path):
+    """On a file system of its own, just too small for the checkpoints, that also holds the log."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = [sys.executable, "-m", "bye", "finetune", "--model", root / "llava", "--samples", root / "samples.json"]
+    words += ["--images", root, "--out", disk / "adapter", "--log", disk / "loss.csv"]
+    words += ["--learning-rate", "1e-2", "--threads", "1"]
+    command = f"{shlex.join(map(str, words))} > {shlex.quote(str(disk))}/log 2>&1"
+    mount = 'mount -t tmpfs -o size=128k tmpfs "$DISK" || exit 77'
+    steps = f'{mount}; {command}; echo $?; cat "$DISK/log"; find "$DISK"'
+    process = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", steps],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "DISK": str(disk)},
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    if process.returncode == 77 or "unshare:" in process.stderr:
+        pytest.skip("may not mount a file system here")
+    assert process.stdout.startswith("2\n"), process.stdout
+    assert "bye: error: cannot write" in process.stdout and "the disk is full" in process.stdout
+    assert "Traceback" not in process.stdout and "checkpoint-" not in process.stdout
 
 
 def test_checkpoints_of_other_arguments_are_not_used(root, tmp_path, monkeypatch):
