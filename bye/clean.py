@@ -18,40 +18,41 @@ from bye import processes
 from bye.config import find_model
 from bye.data.samples import read_samples
 from bye.errors import ByeError
-from bye.files import read_json, write_bytes, write_text
+from bye.files import read_json, read_text, write_bytes, write_text
 
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "bye"
 MODEL_TYPES = {"llava": "llava", "internvl": "internvl"}  # model_type in a checkpoint's config.json -> family
 
 
-def clean(model, data, images, out, seed=0, rule="paper", tau=2.0, cores=None):
+def clean(model, data, images, out, seed=0, rule="paper", tau=2.0, cores=None, configfile=None):
     """Write kept, dropped, layers.csv, entropy.png and summary.txt for the samples file `data` to the folder `out`.
 
-    model: a key of config.yaml's section models, or a folder with a checkpoint of a family known there; images: the
-    folder that image paths start from. kept and dropped have the form of `data`, JSON or JSON lines. Returns the
-    summary. Raises ByeError, for bad input before anything is trained.
+    model: a key of the section models in config.yaml or `configfile`, or a folder with a checkpoint of a family known
+    there, whose training settings it then gets; images: the folder that image paths start from. kept and dropped have
+    the form of `data`, JSON or JSON lines. Returns the summary. Raises ByeError, for bad input before anything is
+    trained.
     """
     from bye.detect.mixture import MIN_SAMPLES
 
     root = find_workflow()
     samples = read_samples(data, images_root=images)
     if len(samples) < MIN_SAMPLES:
-        raise ByeError(
-            f"{data} has {len(samples)} samples; the detector needs {MIN_SAMPLES} or more"
-        )
+        raise ByeError(f"{data} has {len(samples)} samples; the detector needs {MIN_SAMPLES} or more")
     data, images, out = (Path(path).expanduser().resolve() for path in (data, images, out))
     for path in (data, images, out):
         if set("{}") & set(str(path)):
             raise ByeError(f"{path} has a brace in its name, which the workflow reads as a placeholder; rename it")
     work = out / "work"
-    key, config = _configuration(root, model, data, images, seed, rule, tau)
+    names = {"kept.json": f"kept{_suffix(data)}", "dropped.json": f"dropped{_suffix(data)}"}
+    names |= {name: name for name in ("layers.csv", "entropy.png")}
+    if images == out or data in [out / name for name in names.values()] or data.is_relative_to(work):
+        raise ByeError(f"a result in {out} could take the place of a file of {data} or {images}; choose another --out")
+    key, config = _configuration(root, configfile, model, data, images, seed, rule, tau)
     text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
     write_text(work / "config.yaml", text)
 
     cell = work / "results" / key / DATASET / "none" / f"s{seed}" / DEFENCE
-    names = {"kept.json": f"kept{_suffix(data)}", "dropped.json": f"dropped{_suffix(data)}"}
-    names |= {name: name for name in ("layers.csv", "entropy.png")}
     print(f"bye clean: {len(samples)} samples; work and logs are in {work}", flush=True)
     _make(root, work, [os.path.relpath(cell / name, work) for name in names], cores or os.cpu_count())
     for name, copy in names.items():
@@ -91,24 +92,29 @@ def summarise(cell, n_samples, tau, out):
     )
 
 
-def _configuration(root, model, data, images, seed, rule, tau):
-    """Return (model key, config): the shipped configuration, with this file as its one dataset."""
-    shipped = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
-    models = shipped["models"]
+def _configuration(root, configfile, model, data, images, seed, rule, tau):
+    """Return (model key, config): a configuration with one model, and this file as its one dataset."""
+    source = configfile or root / "config.yaml"
+    models = _models(source)
     if model in models:
         key, entry = model, models[model]
     elif os.path.isdir(os.path.expanduser(model)):
         key, path = "model", Path(model).expanduser().resolve()
         family = _family(path)
-        alike = next((each for each in models.values() if each["family"] == family), None)
+        alike = next((name for name, each in models.items() if each.get("family") == family), None)
         if alike is None:
-            raise ByeError(f"config.yaml has no model of family {family} to take the training settings for {path} from")
-        entry = {**alike, "path": str(path)}
+            raise ByeError(f"{source} has no model of family {family} to take the training settings for {path} from")
+        print(f"bye clean: {path} is trained with the settings of {alike} in {source}", flush=True)
+        entry = {**models[alike], "path": str(path)}
     else:
         raise ByeError(
-            f"there is no model {model!r}: config.yaml knows {', '.join(models)}, and it is no folder either"
+            f"there is no model {model!r}: {source} knows {', '.join(models)}, and it is no folder either; add an "
+            "entry for it to a config file of your own and give that by --configfile"
         )
-    entry = {**entry, "path": find_model(key, entry["path"], root)}
+    if not isinstance(entry.get("path"), str):
+        raise ByeError(f"config key models.{key} of {source} has no path; give a model folder or a hub id")
+    found = find_model(key, entry["path"], root)
+    entry = {**entry, "path": str(Path(found).resolve()) if os.path.isdir(found) else found}  # the run is in OUT/work
     return key, {
         "seeds": [seed],
         "models": {key: entry},
@@ -116,6 +122,20 @@ def _configuration(root, model, data, images, seed, rule, tau):
         "attacks": {},
         "defences": {"vanilla": {"kind": "none"}, DEFENCE: {"kind": "bye", "rule": rule, "tau": tau}},
     }
+
+
+def _models(source):
+    """Return the section models of a config file; what is in an entry is checked by the workflow."""
+    try:
+        config = yaml.safe_load(read_text(source))
+    except yaml.YAMLError as error:
+        raise ByeError(f"{source} is not valid YAML ({' '.join(str(error).split())}); mend the file there") from None
+    models = config.get("models") if isinstance(config, dict) else None
+    if not isinstance(models, dict) or not all(isinstance(entry, dict) for entry in models.values()):
+        raise ByeError(
+            f"{source} has no section models with an entry for each model; write it like that of config.yaml"
+        )
+    return models
 
 
 def _family(path):

@@ -341,7 +341,8 @@ def bench(**options):
 
 @stage(
     "clean",
-    need("--model", "key of a model in config.yaml, or a model folder"),
+    need("--model", "key of a model in config.yaml or --configfile, or a model folder"),
+    may("--configfile", None, "YAML file whose section models is used in place of config.yaml's", type=str),
     need("--data", "your samples file, JSON or JSON lines in LLaVA form"),
     IMAGES,
     need("--out", "folder for kept, dropped, layers.csv, entropy.png and summary.txt"),

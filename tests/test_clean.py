@@ -7,9 +7,8 @@ import sys
 
 import pytest
 import yaml
-from easy_vqa import easy_vqa_llava, easy_vqa_root
 from PIL import Image
-from small_workflow import ROOT, run, write_config
+from small_workflow import ROOT
 from tiny_models import write_tiny_model
 
 import bye.clean
@@ -77,7 +76,14 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
     [
         ({"data": "no.json"}, "no.json does not exist"),
         ({"images": "nowhere"}, "nowhere"),
-        ({"model": "gpt"}, "there is no model 'gpt': config.yaml knows llava-mini, internvl-mini"),
+        ({"model": "gpt"}, "config.yaml knows llava-mini, internvl-mini, and it is no folder"),
+        ({"model": "mine", "configfile": "own.yaml"}, "there is no model 'mine': own.yaml knows other"),
+        ({"model": "other", "configfile": "own.yaml"}, "config key models.other of own.yaml has no path"),
+        ({"configfile": "a file"}, "a file has no section models"),
+        ({"configfile": "gone.yaml"}, "gone.yaml does not exist"),
+        ({"configfile": "bad.yaml"}, "bad.yaml is not valid YAML"),
+        ({"out": "my images é"}, "could take the place of a file of"),
+        ({"data": "done/kept.json", "out": "done"}, "could take the place of a file of"),
         ({"model": "."}, "has no config.json, so it is no model folder"),
         ({"out": "a{b}"}, "has a brace in its name"),
         ({"out": "a file"}, "a part of the path is a file"),
@@ -88,10 +94,27 @@ def test_bad_input_fails_before_any_training(tmp_path, model, monkeypatch, chang
     monkeypatch.setattr(bye.clean, "_make", lambda *arguments: pytest.fail("training began"))
     data, images = write_set(tmp_path)
     (tmp_path / "a file").write_text("")
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done/kept.json").write_bytes(data.read_bytes())
+    (tmp_path / "own.yaml").write_text("models: {other: {family: llava}}")
+    (tmp_path / "bad.yaml").write_text("models: {")
     options = {"model": model, "data": data, "images": images, "out": tmp_path / "out", **change}
     with pytest.raises(ByeError) as caught:
         clean(**{**options, "model": str(options["model"])})
     assert told in str(caught.value)
+
+
+def test_a_model_of_ones_own_config_file(tmp_path, model, monkeypatch):
+    data, images = write_set(tmp_path)
+    monkeypatch.chdir(model.parent)
+    finetune = {"epochs": 2, "batch_size": 4, "learning_rate": 2e-4, "lora_rank": 8, "lora_alpha": 16}
+    entry = {"family": "internvl", "path": f"./{model.name}", "finetune": {**finetune, "lora_dropout": 0.0}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"models": {"ours": entry}}))
+    monkeypatch.setattr(bye.clean, "_make", lambda root, work, targets, cores: (_ for _ in ()).throw(ByeError("made")))
+    with pytest.raises(ByeError, match="made"):
+        clean("ours", data, images, tmp_path / "out", configfile=tmp_path / "own.yaml")
+    config = yaml.safe_load((tmp_path / "out/work/config.yaml").read_text(encoding="utf-8"))
+    assert config["models"] == {"ours": {**entry, "path": str(model)}}
 
 
 def test_too_few_samples(tmp_path, model):
@@ -116,27 +139,3 @@ def test_the_summary_says_what_was_found(tmp_path):
     (tmp_path / "layers.csv").write_text(header + "0,1.2,false\n1,2.4,true\n")
     told = summarise(tmp_path, 50, 2.0, "out")
     assert "1 of 50 samples dropped (2.0%), by their attention in layer 1 of 2" in told
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (ROOT / "base_models" / "llava-mini").is_dir(), reason="needs the shipped base model")
-def test_easy_vqa_poisoned_and_untouched(tmp_path):
-    """2,000 questions of a public set on the shipped model: found when poisoned, and what is dropped when not."""
-    images = easy_vqa_root()
-    easy_vqa_llava(images, tmp_path / "set.json", 2000, seed=0)
-    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    config["datasets"] = {"easyvqa": {"format": "llava", "json": str(tmp_path / "set.json"), "images": str(images)}}
-    del config["tables"]
-    write_config(tmp_path, config)
-    cell = "results/llava-mini/easyvqa/{}/s0/bye/{}"
-    wanted = [cell.format("badnet", "detection.json"), *(cell.format(a, "kept.json") for a in ("badnet", "none"))]
-    process = run(tmp_path, *wanted)
-    assert process.returncode == 0, process.stdout
-    detection = json.loads((tmp_path / wanted[0]).read_text())
-    dropped = {a: read_samples(tmp_path / cell.format(a, "dropped.json"), validate=False) for a in ("badnet", "none")}
-    print(f"poisoned: precision {detection['precision']}, recall {detection['recall']}, F1 {detection['f1']}")
-    print(f"untouched: {len(dropped['none'])} of 2000 dropped")
-    assert detection["n_samples"] == 2000 and detection["n_poisoned"] == 200
-    for attack, entries in dropped.items():
-        kept = read_samples(tmp_path / cell.format(attack, "kept.json"))
-        assert len(kept) + len(entries) == 2000
