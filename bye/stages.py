@@ -273,13 +273,14 @@ def evaluate(**options):
     "table1",
     need("--cells", "eval.json of every cell, at its place in the path scheme", nargs="+"),
     PAPER_MODELS,
+    may("--upper-bounds", ("oracle",), "defences that read the labels, to be marked so", nargs="*", type=str),
     need("--out", "CSV to write; Markdown and LaTeX go beside it"),
 )
-def table1(cells, paper_models, out):
+def table1(cells, paper_models, upper_bounds, out):
     """Write Table 1: clean performance and attack success of every method, beside the paper's."""
     from bye.tables import cells_of, table1
 
-    table1(cells_of(cells), out, paper_models=pairs(paper_models))
+    table1(cells_of(cells), out, paper_models=pairs(paper_models), upper_bounds=upper_bounds)
 
 
 @stage(

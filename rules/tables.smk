@@ -17,8 +17,10 @@ rule table1:
         runtime=10,
     params:
         paper=paper_models,
+        upper_bounds=defences_of_kind("oracle"),
     shell:
-        "python -m bye table1 --cells {input:q} --paper-models {params.paper:q} --out {output.csv:q} > {log:q} 2>&1"
+        "python -m bye table1 --cells {input:q} --paper-models {params.paper:q}"
+        " --upper-bounds {params.upper_bounds:q} --out {output.csv:q} > {log:q} 2>&1"
 
 
 rule table2:
