@@ -74,6 +74,8 @@ def check_references(config):
                     f"config key tables.{table}.datasets names {key}, without a test set; set datasets.{key}.test"
                 )
     for key, dataset in config["datasets"].items():
+        if dataset.get("json") and dataset["format"] != "llava" and not dataset.get("root"):
+            raise ByeError(f"config key datasets.{key}.json needs datasets.{key}.root, the folder of the download")
         if dataset.get("json") and not os.path.isfile(dataset["json"]):
             raise ByeError(f"config key datasets.{key}.json: there is no file {dataset['json']}")
         for name in ("images", "root"):
@@ -100,6 +102,8 @@ def check_target(target, config):
         raise ByeError(f"target {target}: {seed!r} is no seed; write s0 for seed 0")
     if attack == BUILT_IN_ATTACK and config["defences"][defence]["kind"] == "oracle":
         raise ByeError(f"target {target}: {defence} drops the poison, and the untouched set has none")
+    if attack == BUILT_IN_ATTACK and parts[5] == "detection.json":
+        raise ByeError(f"target {target}: the untouched set has no labels to score flags with; see dropped.json")
 
 
 def has_test_set(dataset):

@@ -110,6 +110,7 @@ def test_the_shipped_configuration_is_accepted(shipped):
         ("datasets/scienceqa/root", "/nowhere", ["datasets.scienceqa.root", "/nowhere"]),
         ("datasets/mine", {"format": "llava", "json": "a.json"}, ["datasets.mine", "lacks images"]),
         ("datasets/mine", {"format": "llava", "json": "a.json", "images": "b"}, ["datasets.mine.json", "a.json"]),
+        ("datasets/flickr30k/json", "a.json", ["datasets.flickr30k.json needs datasets.flickr30k.root"]),
         ("datasets/labels", {"format": "rsvqa"}, ["'labels'", "section datasets"]),
         ("datasets/a b", {"format": "rsvqa"}, ["'a b'", "section datasets"]),
         ("attacks/badnet/rate", 1.5, ["attacks.badnet.rate", "1.5"]),
@@ -144,6 +145,7 @@ def test_a_wrong_configuration_is_one_sentence_that_names_the_key(shipped, path,
         ("results/llava-mini/rsvqa/badnet/s0/zip/eval.json", "unknown defence 'zip'"),
         ("results/llava-mini/rsvqa/badnet/0/bye/eval.json", "'0' is no seed"),
         ("results/llava-mini/rsvqa/none/s0/oracle/kept.json", "the untouched set has none"),
+        ("results/llava-mini/rsvqa/none/s0/bye/detection.json", "the untouched set has no labels"),
     ],
 )
 def test_a_target_with_an_unknown_name_is_refused(shipped, target, told):
@@ -245,6 +247,11 @@ def test_every_stage_with_a_model_is_told_its_family(plan):
         family = "internvl" if any("/internvl-mini/" in path for path in job["output"]) else "llava"
         assert f"--family {family} " in job["shell"]
     assert len(jobs) == 16 * (1 + 3 + 1 + 4)
+
+
+def test_the_table_is_told_which_defences_read_the_labels(plan):
+    [table] = [job["shell"] for job in plan if job["rule"] == "table1"]
+    assert "--upper-bounds oracle --out" in table
 
 
 def test_the_workflow_is_formatted_and_linted(tmp_path, model):
