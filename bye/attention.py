@@ -46,6 +46,8 @@ def extract(
     """
     if threads:
         torch.set_num_threads(threads)
+    if maps_for and maps_out is None:
+        raise ByeError("attention maps are asked for, but no file for them is named; give --maps-out")
     entries = read_samples(samples)
     ids = [id_of(entry) for entry in entries]
     unknown = sorted(set(map(str, maps_for)) - set(ids))

@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-import pandas as pd
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -107,9 +107,9 @@ def test_stage_writes_what_eager_attention_gives(folders, tmp_path, family, batc
     out, maps = tmp_path / "attention.parquet", tmp_path / "maps.npz"
     chosen = ["sample 4", "sample 1"]
     extract(folders / family, None, folders / "samples.json", folders, out, batch_size, chosen, maps)
-    table = pd.read_parquet(out)
-    assert table["id"].tolist() == [f"sample {i}" for i in range(len(QUESTIONS))]
-    assert table["n_image_tokens"].tolist() == [16] * len(QUESTIONS)
+    table = pyarrow.parquet.read_table(out).to_pydict()
+    assert table["id"] == [f"sample {i}" for i in range(len(QUESTIONS))]
+    assert table["n_image_tokens"] == [16] * len(QUESTIONS)
     questions = [*QUESTIONS[:3], QUESTIONS[3].replace("<image>", "<s>"), QUESTIONS[4]]
     encoder = load_model(folders / family).encoder
     for number, rows in enumerate(eager_rows(folders, family, questions)):
@@ -155,4 +155,11 @@ def test_attention_that_is_not_finite_is_an_error(folders, tmp_path):
 
 def test_maps_of_an_unknown_id(folders, tmp_path):
     with pytest.raises(ByeError, match="no sample 'nobody'"):
-        extract(folders / "llava", None, folders / "samples.json", folders, tmp_path / "o", maps_for=["nobody"])
+        extract(
+            folders / "llava", None, folders / "samples.json", folders, tmp_path / "o", 8, ["nobody"], tmp_path / "m"
+        )
+
+
+def test_maps_without_a_file_for_them(folders, tmp_path):
+    with pytest.raises(ByeError, match="give --maps-out"):
+        extract(folders / "llava", None, folders / "samples.json", folders, tmp_path / "o", maps_for=["sample 1"])
