@@ -2,13 +2,16 @@
 
 import csv
 import json
+import os
+import shutil
+import subprocess
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from PIL import Image
-from small_workflow import ROOT
+from small_workflow import ROOT, command, small_config, write_config
 from tiny_models import write_tiny_model
 
 from bye import config as settings
@@ -121,3 +124,26 @@ def test_clean_into_a_place_that_cannot_be_written(model, tmp_path):
     samples = write_samples_file(tmp_path, 12)
     with pytest.raises(ByeError, match="cannot write /sys/bye/work/config.yaml: .*; choose another output folder"):
         clean(str(model), samples, tmp_path, "/sys/bye")  # not even root may make folders there
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="mounts a file system of its own")
+def test_a_full_disk_stops_the_workflow_with_the_sentence(model, tmp_path):
+    """On a file system of its own that holds Snakemake's records, but not the pictures."""
+    disk, config = tmp_path / "disk", small_config(model)
+    disk.mkdir()
+    config["models"]["tiny"]["family"] = "internvl"
+    write_config(tmp_path, config)
+    steps = 'mount -t tmpfs -o size=64k tmpfs "$DISK" || exit 77; cp config.yaml "$DISK"; exec "$@"'
+    process = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", steps, "sh", *command(disk, "results/data/scienceqa/raw")],
+        env={**os.environ, "DISK": str(disk), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if process.returncode == 77 or "unshare:" in process.stdout:
+        pytest.skip("may not mount a file system here")
+    assert process.returncode != 0 and "Traceback" not in process.stdout
+    told = "bye: error: cannot write results/data/scienceqa/raw: the disk is full; free some space and run again"
+    assert told in process.stdout
