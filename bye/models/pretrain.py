@@ -25,7 +25,7 @@ POOL_SEED = 1234  # the base models never see the scenes of the mini datasets
 THUMBNAIL = 4  # pixels of a patch that the tower must tell, along an edge
 
 
-def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1200, steps=5000):
+def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=1500):
     """Build a mini base model from scratch and write its folder (float16 safetensors, tokenizer, preprocessor).
 
     family: llava or internvl; images: scenes to draw; tower_steps, steps: optimiser steps of the tower and of the
