@@ -15,6 +15,8 @@ import sys
 import threading
 from pathlib import Path
 
+from bye.errors import ByeError
+
 PARENT = "BYE_PARENT_PID"
 _held = []  # descriptors that must stay open as long as this process lives
 
@@ -24,14 +26,15 @@ def release_stale_lock(folder=".snakemake"):
 
     Every run holds a shared kernel lock until it ends; who can have it exclusively is alone. Where the file system has
     no such locks nothing is done, and a stale lock is then removed by `snakemake --unlock`. Returns whether locks were
-    removed.
+    removed. Raises ByeError where nothing can be written, which Snakemake would tell by a traceback.
     """
     removed = False
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(Path(folder) / "running", os.O_RDWR | os.O_CREAT, 0o664)
-    except OSError:
-        return False  # a read-only folder: Snakemake says so itself
+    except OSError as error:
+        place = Path(folder).resolve().parent
+        raise ByeError(f"cannot write in {place} ({error.strerror}); work in another folder: --directory") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         locks = Path(folder) / "locks"

@@ -45,7 +45,10 @@ check_config()
 if workflow.is_main_process:
     processes.end_with_parent()
     if not workflow.dryrun:
-        processes.release_stale_lock()
+        try:
+            processes.release_stale_lock()
+        except ByeError as error:
+            stop(error)
 processes.announce_parent()
 shell.prefix(processes.job_prefix(workflow.basedir))
 

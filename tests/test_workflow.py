@@ -309,6 +309,12 @@ def test_a_lock_is_released_only_when_its_owner_is_dead(tmp_path):
     assert released == "True" and not (tmp_path / "locks").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ByeError, match=f"cannot write in {tmp_path}/file .*; work in another folder: --directory"):
+        processes.release_stale_lock(tmp_path / "file" / ".snakemake")
+
+
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs process descriptors")
 def test_a_job_ends_with_its_snakemake():
     parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
