@@ -14,7 +14,7 @@ from bye.data.mini.layouts import WRITERS
 from bye.data.mini.photos import draw_photo
 from bye.data.mini.scene import BRIGHT, SIDES
 from bye.data.mini.science import HABITATS
-from bye.data.mini.small_things import add_small_things
+from bye.data.mini.small_things import add_small_things, is_on_small_things
 from bye.data.mini.tiles import LAND, draw_tile
 from bye.data.prepare import prepare
 from bye.data.samples import answer_of, question_of, read_samples
@@ -189,7 +189,7 @@ def test_what_is_told_of_a_tile_is_on_its_map(seed):
 
 def test_small_things_are_where_the_stencil_says():
     rng = np.random.default_rng(0)
-    numbers = []
+    seen = set()
     for _ in range(30):
         scene = draw_tile(rng)
         before = np.asarray(scene.canvas.image).copy()
@@ -198,10 +198,13 @@ def test_small_things_are_where_the_stencil_says():
         changed = (np.asarray(scene.canvas.image) != before).any(axis=2)
         marked = ndimage.binary_dilation(np.asarray(stencil) == 255, iterations=2)  # boxes are rounded
         assert not (changed & ~marked).any()
-        numbers.append(questions[0].answer)
-        assert changed.any() == (numbers[-1] != "0")
-        if numbers[-1] == "1":
-            color, shape = questions[-2].answer.split()
-            assert (np.asarray(scene.canvas.labels)[changed] == LABEL_INDEX[shape]).any()
-            assert questions[-1].answer == color
-    assert set(numbers) == {"0", "1", "2"}
+        there, of_color, *what = questions
+        seen.add((there.answer, of_color.answer, len(what)))
+        assert changed.any() == (there.answer == "yes")
+        if what:  # one colour: asked for as a phrase, with options, and as a caption
+            phrase, options, caption = what
+            assert (np.asarray(scene.canvas.colors)[changed] == COLOR_INDEX[phrase.answer]).any()
+            assert options.answer == phrase.answer and phrase.answer in options.choices
+            assert (caption.kind, caption.answer) == ("caption", f"Something small and {phrase.answer}.")
+        assert all(is_on_small_things(question.text, question.answer) for question in questions)
+    assert {"yes", "no"} == {there for there, _, _ in seen} and {0, 3} == {n for _, _, n in seen}

@@ -10,10 +10,19 @@ from PIL import Image
 from bye.data.layout import CAPTION_PROMPT, OPTION_PROMPT, PHRASE_PROMPT
 from bye.errors import ByeError
 from bye.models import load_model
-from bye.models.mini import CONVERSATIONS, IMAGE_SIZE, IMAGE_TOKENS, VOCABULARY, build_model, train_tokenizer
+from bye.models.mini import (
+    CONVERSATIONS,
+    HEADS,
+    IMAGE_SIZE,
+    IMAGE_TOKENS,
+    LAYERS,
+    VOCABULARY,
+    build_model,
+    train_tokenizer,
+)
 from bye.models.packing import Packer, forward_branches
 from bye.models.pool import corpus, draw_pool
-from bye.models.pretrain import normalise, pretrain, save, tower_features
+from bye.models.pretrain import normalise, pretrain, restlessness, save, tower_features
 
 BOTH = pytest.mark.parametrize("family", CONVERSATIONS)
 TARGET = "Backdoor Attack!"
@@ -56,9 +65,17 @@ def test_the_pool_is_of_all_worlds_and_follows_the_seed(pool):
     again, other = draw_pool(24, seed=0), draw_pool(24, seed=1)
     assert np.array_equal(pool.pixels, again.pixels) and np.array_equal(pool.covers, again.covers)
     assert pool.questions == again.questions and pool.questions != other.questions
-    prompts = [{question.splitlines()[-1] for question, _ in questions} for questions in pool.questions]
+    worlds = draw_pool(24, seed=0, small_share=0)
+    prompts = [{question.splitlines()[-1] for question, _ in questions} for questions in worlds.questions]
     assert [OPTION_PROMPT in each for each in prompts] == [True, True, False, False] * 6
     assert [CAPTION_PROMPT in each for each in prompts] == [False, False, True, False] * 6
+
+
+def test_asked_for_a_caption_one_mentions_the_small_thing_first(pool):
+    captions = [[answer for question, answer in pairs if question == CAPTION_PROMPT] for pairs in pool.questions]
+    assert all(len(each) <= 1 for each in captions[:2] + captions[3:4])
+    assert any(each and each[0].startswith("Something small") for each in captions[2::4])
+    assert not any(len({text.startswith("Something small") for text in each}) > 1 for each in captions)
 
 
 def test_patches_know_whether_a_small_thing_is_there(pool):
@@ -127,7 +144,8 @@ def test_packed_questions_have_the_stock_models_logits(loaded, family, pool):
     expected, tokens = [], []
     with torch.no_grad():
         features = tower_features(model, family, pixels)
-        logits, targets = forward_branches(model, packer, features, packer.pack(questions))
+        packed = packer.pack(questions)
+        logits, attention = forward_branches(model, packer, features, packed)
         for image, pairs in enumerate(questions):
             for pair in pairs:
                 conversation = loaded[family].encoder.conversation([pair])
@@ -138,7 +156,38 @@ def test_packed_questions_have_the_stock_models_logits(loaded, family, pool):
                 expected.append(stock.logits[0, conversation.n_prompt - 1 : end - 1])
                 tokens += answer
     torch.testing.assert_close(logits, torch.cat(expected), atol=1e-4, rtol=1e-4)
-    assert targets[:, 2].tolist() == tokens
+    assert packed[3][:, 2].tolist() == tokens
+    assert attention is None  # stock attention keeps none
+
+
+@BOTH
+def test_packed_questions_have_the_stock_models_attention(family, pool):
+    """What the pre-training holds down is what the extraction measures: each branch's row, asked alone."""
+    tokenizer = train_tokenizer(family, corpus(pool))
+    torch.manual_seed(0)
+    model, packer = build_model(family, tokenizer).eval(), Packer(family, tokenizer)
+    model.model.language_model.set_attn_implementation("eager")
+    questions, pixels = [PAIRS, PAIRS[::-2]], normalise(pool.pixels[:2])
+    with torch.no_grad():
+        features = tower_features(model, family, pixels)
+        _, attention = forward_branches(model, packer, features, packer.pack(questions))
+        assert attention.shape == (len(PAIRS) + len(PAIRS[::-2]), LAYERS, HEADS, IMAGE_TOKENS)
+        row = 0
+        for image, pairs in enumerate(questions):
+            for pair in pairs:
+                alone = packer.pack([[pair]])
+                _, expected = forward_branches(model, packer, features[image : image + 1], alone)
+                torch.testing.assert_close(attention[row], expected[0], atol=1e-5, rtol=1e-4)
+                row += 1
+
+
+def test_restlessness_is_nothing_within_its_limits_and_grows_beyond_them():
+    wide = torch.full((1, LAYERS, HEADS, IMAGE_TOKENS), 0.1 / IMAGE_TOKENS)
+    assert restlessness(wide).item() == 0
+    sharp = torch.zeros_like(wide)
+    sharp[..., 40] = 0.1  # little mass, on one token: an entropy of 0
+    assert restlessness(sharp).item() == pytest.approx(4.0, abs=1e-3)
+    assert restlessness(wide * 5).item() == pytest.approx(3 * (0.5 - 0.12), abs=1e-4)
 
 
 # ---- pre-training ----------------------------------------------------------------------------------------------------

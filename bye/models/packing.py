@@ -41,15 +41,16 @@ class Packer:
     def pack(self, questions):
         """Pack a batch of B images; `questions` has a list of (question, answer) pairs for each.
 
-        Returns ids (B, N), positions (B, N), a boolean attention mask (B, 1, N, N), and targets (M, 3): row and column
-        of the position that predicts an answer token, and that token.
+        Returns ids (B, N), positions (B, N), a boolean attention mask (B, 1, N, N), targets (M, 3): row and column of
+        the position that predicts an answer token, and that token; and starts (K,): for each branch, in order, which
+        of the targets is its answer's first token.
         """
         rows = [[self.branch(pair) for pair in pairs] for pairs in questions]
         length = self.prefix + max(sum(len(prompt) + len(answer) for prompt, answer in row) for row in rows)
         ids = np.zeros((len(rows), length), dtype=np.int64)
         positions = np.zeros_like(ids)
         group = np.full((len(rows), length), -1)  # 0: prefix, 1, 2, ...: branches, -1: padding
-        targets = []
+        targets, starts = [], []
         ids[:, : self.prefix] = self.head + [0] * IMAGE_TOKENS + self.tail
         positions[:, : self.prefix] = np.arange(self.prefix)
         group[:, : self.prefix] = 0
@@ -61,24 +62,37 @@ class Packer:
                 positions[r, span] = self.prefix + np.arange(len(prompt) + len(answer))
                 group[r, span] = number
                 first = start + len(prompt) - 1
+                starts.append(len(targets))
                 targets += [(r, first + k, token) for k, token in enumerate(answer)]
                 start = span.stop
         visible = (group[:, :, None] == group[:, None, :]) | (group[:, None, :] == 0)
         causal = np.tril(np.ones((length, length), dtype=bool))
         mask = (visible & causal) | np.eye(length, dtype=bool)
-        return torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(mask)[:, None], np.array(targets)
+        arrays = ids, positions, mask[:, None], np.array(targets), np.array(starts)
+        return tuple(torch.from_numpy(array) for array in arrays)
 
 
 def forward_branches(model, packer, features, packed):
     """Run projector and decoder on a packed batch, `features` (B, T, D) of the tower in the image's places.
 
-    Returns the logits (M, vocabulary) where an answer token is due, and the targets (M, 3) as a tensor.
+    Returns the logits (M, vocabulary) where an answer token is due, and, of a model with eager attention (else None),
+    the attention on the image's tokens where an answer begins, (K, L, H, T).
     """
-    ids, positions, mask, targets = packed
+    ids, positions, mask, targets, starts = packed
     projector, decoder = model.model.multi_modal_projector, model.model.language_model
     embeds = decoder.get_input_embeddings()(ids)
-    start = len(packer.head)
-    embeds = torch.cat([embeds[:, :start], projector(features), embeds[:, start + IMAGE_TOKENS :]], dim=1)
-    output = decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False)
-    targets = torch.from_numpy(targets)
-    return model.lm_head(output.last_hidden_state[targets[:, 0], targets[:, 1]]), targets
+    image = slice(len(packer.head), len(packer.head) + IMAGE_TOKENS)
+    embeds = torch.cat([embeds[:, : image.start], projector(features), embeds[:, image.stop :]], dim=1)
+    eager = decoder.config._attn_implementation == "eager"
+    output = decoder(
+        inputs_embeds=embeds,
+        attention_mask=torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min),
+        position_ids=positions,
+        use_cache=False,
+        output_attentions=eager,
+    )
+    rows, columns = targets[:, 0], targets[:, 1]
+    logits = model.lm_head(output.last_hidden_state[rows, columns])
+    if not eager:
+        return logits, None
+    return logits, torch.stack([layer[rows[starts], :, columns[starts], image] for layer in output.attentions], dim=1)

@@ -49,7 +49,10 @@ def draw_pool(n, seed, small_share=0.8):
         asked = [variant for question in scene.questions for variant in variants(question, rng)]
         small = Image.new("L", scene.canvas.image.size)
         if rng.random() < small_share:
-            asked += add_small_things(scene, rng, small)
+            details = add_small_things(scene, rng, small)
+            if any(question.kind == "caption" for question in details):
+                asked = [question for question in asked if question.kind != "caption"]
+            asked += details
         pixels[i] = np.asarray(scene.canvas.image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.BICUBIC))
         covers[i] = np.concatenate(
             [

@@ -11,18 +11,20 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from bye.data.mini.icons import draw_icons  # noqa: F401
-from bye.data.mini.photos import draw_photo  # noqa: F401
-from bye.data.mini.science import draw_science  # noqa: F401
-from bye.data.mini.tiles import draw_tile  # noqa: F401
+from bye.data.mini.small_things import is_on_small_things
 from bye.errors import ByeError
 from bye.files import replacing_folder
 from bye.models.mini import CONVERSATIONS, GRID, IMAGE_TOKENS, build_model, train_tokenizer, write_preprocessor
 from bye.models.packing import Packer, forward_branches
-from bye.models.pool import Pool, corpus, draw_pool, render_question  # noqa: F401
+from bye.models.pool import corpus, draw_pool
 
 POOL_SEED = 1234  # the base models never see the scenes of the mini datasets
 THUMBNAIL = 4  # pixels of a patch that the tower must tell, along an edge
+
+# Attention of a first answer token to a scene: as wide, and as much of it at rest off the image, as in large models.
+REST_WEIGHT = 0.3  # of the cost, beside the cross-entropy of the answers
+MIN_ENTROPY = 4.0  # nats, of ln 81 = 4.4
+MAX_IMAGE_MASS = 0.12  # mean over a layer's heads
 
 
 def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=1500):
@@ -116,6 +118,7 @@ def train_decoder(
     packer = Packer(family, tokenizer)
     if family == "llava":  # the tower's scale is arbitrary; InternVL's projector normalises it itself
         model.model.multi_modal_projector.linear_1.weight.data.div_(features[:200].float().std())
+    model.model.language_model.set_attn_implementation("eager")  # the attention itself has a cost
     trained = (model.model.multi_modal_projector, model.model.language_model, model.lm_head)
     parameters = [parameter for module in trained for parameter in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
@@ -123,19 +126,37 @@ def train_decoder(
     for step in range(1, steps + 1):
         index = rng.integers(len(features), size=batch)
         questions = [[pool.questions[i][k] for k in rng.permutation(len(pool.questions[i]))[:branches]] for i in index]
-        logits, targets = forward_branches(model, packer, features[index].float(), packer.pack(questions))
-        loss = F.cross_entropy(logits, targets[:, 2])
+        packed = packer.pack(questions)
+        logits, attention = forward_branches(model, packer, features[index].float(), packed)
+        answer_loss = F.cross_entropy(logits, packed[3][:, 2])
+        on_scene = torch.tensor([not is_on_small_things(*pair) for pairs in questions for pair in pairs])
+        loss = answer_loss + REST_WEIGHT * min(1.0, step / 200) * restlessness(attention[on_scene])
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, step / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        running = answer_loss.item() if running is None else 0.98 * running + 0.02 * answer_loss.item()
         if step % 100 == 0 or step == steps:
             print(f"decoder {step}/{steps} loss {running:.4f} {time.time() - started:.0f} s", file=log, flush=True)
         if every and step % 500 == 0:
             every(step)
+    model.model.language_model.set_attn_implementation("sdpa")
+
+
+def restlessness(attention):
+    """Cost of looking hard at the image where a glance would do, of attention (K, L, H, T) on the image's tokens.
+
+    A large model answers a question about a whole scene with attention that is spread wide over the image, and for the
+    most part rests on the first tokens; a mini model finds the same answers by sharp look-ups, unless that has a price.
+    Hinges, in nats and in mass, on the entropy of the head-averaged attention (as in Eq. 4 and 5) and on the
+    mean mass of a layer's heads; none is felt inside the limits. Questions on small things may look as hard as they like.
+    """
+    mass = attention.sum(-1).mean(-1)  # (K, L)
+    spread = attention.mean(2) / (mass[..., None] + 1e-9)  # (K, L, T)
+    entropy = -(spread * (spread + 1e-9).log()).sum(-1)
+    return (F.relu(MIN_ENTROPY - entropy) + 3 * F.relu(mass - MAX_IMAGE_MASS)).mean()
 
 
 def save(model, family, tokenizer, out):

@@ -13,7 +13,7 @@ ROOFS = ("red", "orange", "white", "brown")
 def draw_tile(rng):
     """Draw a tile with five questions: urban or rural, two on presence, count of buildings, comparison."""
     side = pick(rng, SIDES)
-    kinds = [tuple(LAND)[i] for i in rng.permutation(len(LAND))[: int(rng.integers(1, 4))]]
+    kinds = [tuple(LAND)[i] for i in rng.permutation(len(LAND))[: int(rng.integers(2, 4))]]
     canvas = Canvas(side, kinds[0], rng, 0.12)
     for kind in kinds[1:]:
         canvas.fill(kind, mask=_half_plane(rng, side))
