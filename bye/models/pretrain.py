@@ -20,14 +20,15 @@ from bye.models.pool import corpus, draw_pool
 
 POOL_SEED = 1234  # the base models never see the scenes of the mini datasets
 THUMBNAIL = 4  # pixels of a patch that the tower must tell, along an edge
+SMALL_WEIGHT = 4  # of the class "small thing" in the tower's loss: few patches have one
 
 # Attention of a first answer token to a scene: as wide, and as much of it at rest off the image, as in large models.
 REST_WEIGHT = 0.3  # of the cost, beside the cross-entropy of the answers
 MIN_ENTROPY = 4.0  # nats, of ln 81 = 4.4
-MAX_IMAGE_MASS = 0.12  # mean over a layer's heads
+MAX_IMAGE_MASS = 0.35  # mean over a layer's heads
 
 
-def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=1500):
+def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=2800):
     """Build a mini base model from scratch and write its folder (float16 safetensors, tokenizer, preprocessor).
 
     family: llava or internvl; images: scenes to draw; tower_steps, steps: optimiser steps of the tower and of the
@@ -69,6 +70,8 @@ def train_tower(model, family, pool, steps, batch, lr, seed, log=sys.stderr):
     torch.manual_seed(seed)
     width = tower_features(model, family, normalise(pool.pixels[:1])).shape[-1]
     classes = pool.covers.shape[-1]
+    weight = torch.ones(classes)
+    weight[-1] = SMALL_WEIGHT
     head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, classes + 3 * THUMBNAIL**2))
     optimizer = torch.optim.AdamW(
         [*model.model.vision_tower.parameters(), *head.parameters()], lr=lr, weight_decay=0.01
@@ -80,7 +83,7 @@ def train_tower(model, family, pool, steps, batch, lr, seed, log=sys.stderr):
         pixels = normalise(pool.pixels[index])
         output = head(tower_features(model, family, pixels))
         covers = torch.from_numpy(pool.covers[index]).float()
-        cover_loss = F.binary_cross_entropy_with_logits(output[..., :classes], covers)
+        cover_loss = F.binary_cross_entropy_with_logits(output[..., :classes], covers, weight)
         pixel_loss = F.mse_loss(output[..., classes:], _thumbnails(pixels))
         loss = 5 * cover_loss + 0.3 * pixel_loss
         optimizer.zero_grad()

@@ -6,11 +6,11 @@ from bye.data.mini.canvas import ICONS, Canvas
 from bye.data.mini.scene import BRIGHT, SIDES, Question, Scene, pick
 
 TEMPLATES = (
-    "{First}{more} on {ground} under {sky}.",
-    "There is {first}{more} on {ground}.",
-    "{Ground} with {first}{more}.",
-    "{First}{more} in front of {sky}.",
-    "On {ground} there is {first}{more}.",
+    "{First}{more} on {ground}.",
+    "{First}{more} before {sky}.",
+    "{First}{more} on {ground} before {sky}.",
+    "{First}{more} before {sky} on {ground}.",
+    "{First}{more}, {ground} and {sky}.",
 )
 SCENERY = {"grass": "the grass", "sand": "the sand", "snow": "the snow", "water": "the water", "stone": "the stones"}
 SKIES = {"sky": "a blue sky", "wood": "a brown wall", "forest": "a dark forest"}
@@ -29,8 +29,8 @@ def draw_photo(rng):
         canvas.icon(shape, color, x * side, side * rng.uniform(0.4, 0.65), side * rng.uniform(0.3, 0.42))
     canvas.noise()
     first, *rest = [f"{'an' if color == 'orange' else 'a'} {color} {shape}" for shape, color in things]
-    words = {"first": first, "ground": SCENERY[ground], "sky": SKIES[sky]}
-    words |= {"First": first[0].upper() + first[1:], "Ground": words["ground"][0].upper() + words["ground"][1:]}
+    words = {"ground": SCENERY[ground], "sky": SKIES[sky]}
+    words["First"] = first[0].upper() + first[1:]
     words["more"] = "".join(f" and {thing}" for thing in rest)
     captions = [template.format(**words) for template in TEMPLATES]
     return Scene(canvas, [Question("", pick(rng, captions), (), "caption")], captions)
