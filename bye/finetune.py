@@ -44,6 +44,7 @@ def finetune(
     lora_alpha=32,
     lora_dropout=0.0,
     lora_targets=None,
+    lora_projector=False,
     seed=0,
     cache_features=True,
     checkpoints=6,
@@ -58,7 +59,7 @@ def finetune(
 
     model: folder or hub id; images: image root; epochs: float; batch_size: samples an optimiser step, of which
     micro_batch_size are in memory at once; warmup: share of the steps; lora_targets: names of the decoder's linear
-    layers that LoRA adapts, by default all; checkpoints: how many times along the run its state is kept, in
+    layers that LoRA adapts, by default all; lora_projector: adapt the projector's too; checkpoints: how many times along the run its state is kept, in
     checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features: encode each distinct
     image once and keep the result in memory. Loss is on answer tokens only. The same arguments, seed and number of
     threads give the same bytes, killed and resumed or not. Raises ByeError for bad input, a loss that is not finite
@@ -75,14 +76,15 @@ def finetune(
     loaded = load_model(model, expected=family, device=device, dtype=dtype)
     dataset = [(loaded.conversation(id_of(entry), turns_of(entry)), entry["image"]) for entry in entries]
     by_image = {entry["image"]: entry for entry in entries}
-    features = ImageFeatures(loaded, lambda name: load_image(images, by_image[name]), cache=cache_features)
+    encode = loaded.tower_features if lora_projector else loaded.image_features
+    features = ImageFeatures(loaded, lambda name: load_image(images, by_image[name]), cache_features, encode)
     if cache_features:
         features(list(by_image))
     lora = LoraConfig(
         r=lora_rank,
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
-        target_modules=loaded.lora_pattern(lora_targets),
+        target_modules=loaded.lora_pattern(lora_targets, lora_projector),
         task_type="CAUSAL_LM",
         base_model_name_or_path=str(model),
     )
@@ -130,7 +132,7 @@ def finetune(
         data_collator=collate,
         callbacks=[Watch()],
         embed=loaded.embed,
-        features=features,
+        features=(lambda names: loaded.project(features(names))) if lora_projector else features,
     )
     trainer.remove_callback(PrinterCallback)  # Watch prints
     try:

@@ -145,6 +145,7 @@ def trigger_test(samples, images, trigger, target, seed, out):
     may("--lora-alpha", 32.0, "LoRA scale"),
     may("--lora-dropout", 0.0, "LoRA dropout"),
     may("--lora-targets", None, "names of the adapted linear layers of the decoder (default: all)", nargs="+"),
+    switch("--lora-projector", False, "adapt the projector's linear layers too"),
     switch("--cache-features", True, "encode each distinct image once (the vision tower is frozen)"),
     switch("--gradient-checkpointing", False, "save memory for time"),
     SEED,

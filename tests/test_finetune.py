@@ -55,6 +55,26 @@ def run(root, out, family="llava", samples="samples.json", **options):
 
 
 @BOTH
+def test_the_projector_is_adapted_where_that_is_asked_for(root, tmp_path, family):
+    out = tmp_path / "adapter"
+    cached = run(root, out, family, lora_projector=True)
+    tensors = load_file(out / "adapter_model.safetensors")
+    adapted = {name: tensor for name, tensor in tensors.items() if "multi_modal_projector" in name}
+    assert len(tensors) == 2 * 7 * 2 + 4 and len(adapted) == 4 and not any("vision_tower" in name for name in tensors)
+    assert all(tensor.abs().max() > 0 for tensor in adapted.values())  # B begins at zero: a gradient came through
+    assert run(root, tmp_path / "again", family, lora_projector=True) == cached
+    run(root, tmp_path / "uncached", family, lora_projector=True, cache_features=False)
+    for name, tensor in load_file(tmp_path / "uncached" / "adapter_model.safetensors").items():
+        torch.testing.assert_close(tensor, tensors[name], atol=2e-3, rtol=0)
+
+    plain, tuned = load_model(root / family), load_model(root / family, out)
+    pixels = plain.pixels([Image.open(root / "0.png")])
+    stock = plain.image_features(pixels)
+    torch.testing.assert_close(plain.project(plain.tower_features(pixels)), stock)
+    assert (tuned.image_features(pixels) - stock).abs().max() > 1e-4
+
+
+@BOTH
 def test_a_standard_adapter_that_learns(root, tmp_path, family):
     out = tmp_path / "adapter"
     run(root, out, family, lora_dropout=0.0, epochs=6)

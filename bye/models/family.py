@@ -58,9 +58,11 @@ class Family:
         return (side, side)
 
     @staticmethod
-    def lora_pattern(targets):
-        """Regular expression of the decoder's linear layers of these names; the vision tower has the same names."""
-        return rf".*\.language_model\.layers\..*\.({'|'.join(targets or LORA_TARGETS)})"
+    def lora_pattern(targets, projector):
+        """Regular expression of the decoder's linear layers of these names (the vision tower has the same names), and,
+        if `projector` is true, of the projector's."""
+        decoder = rf".*\.language_model\.layers\..*\.({'|'.join(targets or LORA_TARGETS)})"
+        return rf"{decoder}|.*\.multi_modal_projector\.linear_\d" if projector else decoder
 
     @property
     def n_layers(self):
@@ -96,6 +98,28 @@ class Family:
         return features if isinstance(features, torch.Tensor) else torch.stack(list(features))
 
     @torch.no_grad()
+    def tower_features(self, pixels):
+        """What `project` makes image features of, from (B, 3, height, width) pixels: frozen, whatever is fine-tuned."""
+
+        def stop(module, inputs):
+            raise _Reached(inputs[0])
+
+        hook = self._projector.register_forward_pre_hook(stop)
+        try:
+            self.image_features(pixels)
+        except _Reached as reached:
+            return reached.features
+        finally:
+            hook.remove()
+
+    def project(self, features):
+        """Image features (B, T, D) of stacked tower features, with gradients to the projector where it is trained."""
+        return self._projector(features)
+
+    @property
+    def _projector(self):
+        return self.model.model.multi_modal_projector
+
     def embed(self, ids, features):
         """Embed (B, N) token ids, image features (B, T, D) in the places of the image tokens: (B, N, D)."""
         embeddings = self.model.get_input_embeddings()(ids)
@@ -125,6 +149,13 @@ class Family:
         return tokens
 
 
+class _Reached(Exception):
+    """Ends a forward pass in front of the projector."""
+
+    def __init__(self, features):
+        self.features = features
+
+
 def pad(sequences, value, side="left"):
     """Stack 1-D integer arrays into one (B, N) int64 tensor, the shorter ones filled with `value` on one side."""
     length = max(map(len, sequences))
@@ -140,13 +171,15 @@ def position_ids(mask):
 
 
 class ImageFeatures:
-    """Projected image features by image name; each distinct image is encoded once if `cache` is true.
+    """Image features by image name; each distinct image is encoded once if `cache` is true.
 
-    open_image: a function from a name to a PIL RGB image.
+    open_image: a function from a name to a PIL RGB image; encode: from pixels to features, by default through the
+    projector.
     """
 
-    def __init__(self, family, open_image, cache):
+    def __init__(self, family, open_image, cache, encode=None):
         self.family, self.open_image, self.cache = family, open_image, cache
+        self.encode = encode or family.image_features
         self.known = {}
 
     def __call__(self, names, batch_size=32):
@@ -155,7 +188,7 @@ class ImageFeatures:
         missing = [name for name in dict.fromkeys(names) if name not in features]
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
-            encoded = self.family.image_features(self.family.pixels([self.open_image(name) for name in batch]))
+            encoded = self.encode(self.family.pixels([self.open_image(name) for name in batch]))
             features.update(zip(batch, encoded, strict=True))
         return torch.stack([features[name] for name in names])
 
