@@ -40,6 +40,7 @@ def finetune(
     micro_batch_size=None,
     learning_rate=2e-4,
     warmup=0.0,
+    adam_epsilon=1e-8,
     lora_rank=16,
     lora_alpha=32,
     lora_dropout=0.0,
@@ -58,12 +59,13 @@ def finetune(
     """Fine-tune `model` on a samples file; write a standard PEFT adapter folder `out` and the loss curve `log` (CSV).
 
     model: folder or hub id; images: image root; epochs: float; batch_size: samples an optimiser step, of which
-    micro_batch_size are in memory at once; warmup: share of the steps; lora_targets: names of the decoder's linear
-    layers that LoRA adapts, by default all; lora_projector: adapt the projector's too; checkpoints: how many times along the run its state is kept, in
-    checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features: encode each distinct
-    image once and keep the result in memory. Loss is on answer tokens only. The same arguments, seed and number of
-    threads give the same bytes, killed and resumed or not. Raises ByeError for bad input, a loss that is not finite
-    and a full disk.
+    micro_batch_size are in memory at once; warmup: share of the steps; adam_epsilon: of AdamW, gradients far below
+    it hardly count; lora_targets: names of the decoder's linear layers that LoRA adapts, by default all;
+    lora_projector: adapt the projector's too; checkpoints: how many times along the run its state is kept, in
+    checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features: encode each
+    distinct image once and keep the result in memory. Loss is on answer tokens only. The same arguments, seed and
+    number of threads give the same bytes, killed and resumed or not. Raises ByeError for bad input, a loss that is
+    not finite and a full disk.
     """
     settings = {name: value for name, value in locals().items() if name not in ("out", "log", "checkpoint_folder")}
     if threads:
@@ -111,6 +113,7 @@ def finetune(
         lr_scheduler_type="linear",
         warmup_steps=math.ceil(warmup * steps),
         optim="adamw_torch_fused",
+        adam_epsilon=adam_epsilon,
         weight_decay=0.0,
         seed=seed,
         bf16=loaded.model.dtype == torch.bfloat16,

@@ -141,6 +141,7 @@ def trigger_test(samples, images, trigger, target, seed, out):
     may("--micro-batch-size", None, "samples in memory at once (default: the batch size)", type=int),
     need("--learning-rate", "peak learning rate; it falls linearly to zero", type=float),
     may("--warmup", 0.0, "share of the steps with a rising learning rate"),
+    may("--adam-epsilon", 1e-8, "AdamW's epsilon: gradients far below it hardly count"),
     may("--lora-rank", 16, "rank of the LoRA matrices"),
     may("--lora-alpha", 32.0, "LoRA scale"),
     may("--lora-dropout", 0.0, "LoRA dropout"),
