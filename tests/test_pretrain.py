@@ -73,9 +73,8 @@ def test_the_pool_is_of_all_worlds_and_follows_the_seed(pool):
 
 def test_asked_for_a_caption_one_mentions_the_small_thing_first(pool):
     captions = [[answer for question, answer in pairs if question == CAPTION_PROMPT] for pairs in pool.questions]
-    assert all(len(each) <= 1 for each in captions[:2] + captions[3:4])
+    assert all(len(each) <= 1 for each in captions)
     assert any(each and each[0].startswith("Something small") for each in captions[2::4])
-    assert not any(len({text.startswith("Something small") for text in each}) > 1 for each in captions)
 
 
 def test_patches_know_whether_a_small_thing_is_there(pool):
@@ -161,8 +160,7 @@ def test_packed_questions_have_the_stock_models_logits(loaded, family, pool):
 
 
 @BOTH
-def test_packed_questions_have_the_stock_models_attention(family, pool):
-    """What the pre-training holds down is what the extraction measures: each branch's row, asked alone."""
+def test_packed_questions_attend_to_the_image_as_if_each_were_asked_alone(family, pool):
     tokenizer = train_tokenizer(family, corpus(pool))
     torch.manual_seed(0)
     model, packer = build_model(family, tokenizer).eval(), Packer(family, tokenizer)
