@@ -155,7 +155,7 @@ def test_packed_questions_have_the_stock_models_logits(loaded, family, pool):
                 expected.append(stock.logits[0, conversation.n_prompt - 1 : end - 1])
                 tokens += answer
     torch.testing.assert_close(logits, torch.cat(expected), atol=1e-4, rtol=1e-4)
-    assert packed[3][:, 2].tolist() == tokens
+    assert packed.targets[:, 2].tolist() == tokens
     assert attention is None  # stock attention keeps none
 
 

@@ -4,10 +4,22 @@ The questions share the image's tokens: each is a branch that attends to the pre
 positions that it would have alone. So a branch is exactly a single-turn conversation, at a third of the price.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
 from bye.models.mini import CONVERSATIONS, IMAGE_TOKENS
+
+
+class Packed(NamedTuple):
+    """A batch of B images with K branches in all, N positions long; M answer tokens are to be predicted."""
+
+    ids: torch.Tensor  # (B, N)
+    positions: torch.Tensor  # (B, N)
+    mask: torch.Tensor  # (B, 1, N, N) bool, what each position may attend to
+    targets: torch.Tensor  # (M, 3): row and column of the position that predicts an answer token, and that token
+    starts: torch.Tensor  # (K,): which of the targets is the first of each branch's answer
 
 
 class Packer:
@@ -39,12 +51,7 @@ class Packer:
         return self.known[pair]
 
     def pack(self, questions):
-        """Pack a batch of B images; `questions` has a list of (question, answer) pairs for each.
-
-        Returns ids (B, N), positions (B, N), a boolean attention mask (B, 1, N, N), targets (M, 3): row and column of
-        the position that predicts an answer token, and that token; and starts (K,): for each branch, in order, which
-        of the targets is its answer's first token.
-        """
+        """Pack a batch of images; `questions` has a list of (question, answer) pairs for each."""
         rows = [[self.branch(pair) for pair in pairs] for pairs in questions]
         length = self.prefix + max(sum(len(prompt) + len(answer) for prompt, answer in row) for row in rows)
         ids = np.zeros((len(rows), length), dtype=np.int64)
@@ -69,7 +76,7 @@ class Packer:
         causal = np.tril(np.ones((length, length), dtype=bool))
         mask = (visible & causal) | np.eye(length, dtype=bool)
         arrays = ids, positions, mask[:, None], np.array(targets), np.array(starts)
-        return tuple(torch.from_numpy(array) for array in arrays)
+        return Packed(*map(torch.from_numpy, arrays))
 
 
 def forward_branches(model, packer, features, packed):
@@ -78,21 +85,21 @@ def forward_branches(model, packer, features, packed):
     Returns the logits (M, vocabulary) where an answer token is due, and, of a model with eager attention (else None),
     the attention on the image's tokens where an answer begins, (K, L, H, T).
     """
-    ids, positions, mask, targets, starts = packed
     projector, decoder = model.model.multi_modal_projector, model.model.language_model
-    embeds = decoder.get_input_embeddings()(ids)
+    embeds = decoder.get_input_embeddings()(packed.ids)
     image = slice(len(packer.head), len(packer.head) + IMAGE_TOKENS)
     embeds = torch.cat([embeds[:, : image.start], projector(features), embeds[:, image.stop :]], dim=1)
     eager = decoder.config._attn_implementation == "eager"
     output = decoder(
         inputs_embeds=embeds,
-        attention_mask=torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min),
-        position_ids=positions,
+        attention_mask=torch.zeros(packed.mask.shape).masked_fill(~packed.mask, torch.finfo(torch.float32).min),
+        position_ids=packed.positions,
         use_cache=False,
         output_attentions=eager,
     )
-    rows, columns = targets[:, 0], targets[:, 1]
+    rows, columns = packed.targets[:, 0], packed.targets[:, 1]
     logits = model.lm_head(output.last_hidden_state[rows, columns])
     if not eager:
         return logits, None
-    return logits, torch.stack([layer[rows[starts], :, columns[starts], image] for layer in output.attentions], dim=1)
+    rows, columns = rows[packed.starts], columns[packed.starts]
+    return logits, torch.stack([layer[rows, :, columns, image] for layer in output.attentions], dim=1)

@@ -130,7 +130,7 @@ def train_decoder(
         questions = [[pool.questions[i][k] for k in rng.permutation(len(pool.questions[i]))[:branches]] for i in index]
         packed = packer.pack(questions)
         logits, attention = forward_branches(model, packer, features[index].float(), packed)
-        answer_loss = F.cross_entropy(logits, packed[3][:, 2])
+        answer_loss = F.cross_entropy(logits, packed.targets[:, 2])
         on_scene = torch.tensor([not is_on_small_things(*pair) for pairs in questions for pair in pairs])
         loss = answer_loss + REST_WEIGHT * min(1.0, step / 200) * restlessness(attention[on_scene])
         for group in optimizer.param_groups:
