@@ -10,23 +10,28 @@ from bye.errors import ByeError
 from bye.files import write_csv
 from bye.flags import read_flags, read_table, write_flags
 
+PAPER_IMAGE_TOKENS = 576  # of LLaVA-1.5: the paper's fixed threshold of 4.5 nats belongs to as many
+
 LAYER_COLUMNS = (
     *("layer", "mu_low", "sigma_low", "weight_low", "mu_high", "sigma_high", "weight_high"),
     *("bsi", "released_margin", "sensitive"),
 )
 
 
-def detect(attention, layers_out, flags_out, rule="paper", tau=2.0, layers="bsi", clustering="gmm", seed=0):
+def detect(
+    attention, layers_out, flags_out, rule="paper", tau=2.0, layers="bsi", clustering="gmm", threshold=4.5, seed=0
+):
     """Run BYE on attention features; write the layer selection and the flags.
 
     Parameters
     ----------
-    attention : path of attention.parquet: id, and entropy_00, entropy_01, ... in nats.
+    attention : path of attention.parquet: id, n_image_tokens, and entropy_00, entropy_01, ... in nats.
     layers_out : path of layers.csv, one row a layer: the two components (nats), BSI, released_margin =
         |mu1 - mu2| / (sigma1 + sigma2), and whether the layer is sensitive (true/false).
     flags_out : path of flags.parquet. `score` is NaN without a sensitive layer; the extra column `mean_entropy` is the
         mean over all layers. The metadata hold rule, tau, cut, mixture and sensitive layers as JSON under "bye".
     rule, tau, layers, clustering : see `bye.detect.bye.BYEDetector`.
+    threshold : cut of the clustering "threshold" in nats, for 576 image tokens; for T it is scaled by ln T / ln 576.
     seed : seed of the mixtures' k-means starts.
 
     Returns
@@ -39,14 +44,15 @@ def detect(attention, layers_out, flags_out, rule="paper", tau=2.0, layers="bsi"
     ByeError
         For entropies that are no finite numbers (naming sample and layer), too few samples, or an unknown setting.
     """
-    ids, entropies = read_entropies(attention)
+    ids, entropies, n_image_tokens = read_entropies(attention)
     # After the check of the input, since scikit-learn takes a second to load.
     from bye.detect.bye import BYEDetector
     from bye.detect.mixture import MIN_SAMPLES
 
     if len(ids) < MIN_SAMPLES:
         raise ByeError(f"{attention} has {len(ids)} samples, and BYE needs {MIN_SAMPLES} at least; give a larger set")
-    detector = BYEDetector(rule, tau, clustering, layers, random_state=seed)
+    threshold *= np.log(n_image_tokens) / np.log(PAPER_IMAGE_TOKENS)
+    detector = BYEDetector(rule, tau, clustering, layers, threshold, random_state=seed)
     try:
         detector.fit(entropies)
     except ValueError as error:
@@ -83,11 +89,12 @@ def detect(attention, layers_out, flags_out, rule="paper", tau=2.0, layers="bsi"
 
 
 def read_entropies(path):
-    """Return (ids, entropies) of attention.parquet; entropies are float64 of shape (n_samples, n_layers), in nats.
+    """Return (ids, entropies, number of image tokens) of attention.parquet.
 
-    Raises ByeError where an entropy is no finite number, naming the sample and the layer.
+    Entropies are float64 of shape (n_samples, n_layers), in nats; the tokens are those of the median sample. Raises
+    ByeError where an entropy is no finite number, naming the sample and the layer.
     """
-    table = read_table(path, ("id", "entropy_00"), prefix="entropy_")
+    table = read_table(path, ("id", "n_image_tokens", "entropy_00"), prefix="entropy_")
     layers = sorted(int(name[len("entropy_") :]) for name in table if name.startswith("entropy_"))
     ids = table["id"]
     entropies = np.array(
@@ -101,7 +108,7 @@ def read_entropies(path):
             f"({len(np.unique(bad[:, 0]))} of {len(ids)} samples have such values); the fine-tune has probably "
             "diverged, so check its loss and lower the learning rate"
         )
-    return ids, entropies
+    return ids, entropies, float(np.median(table["n_image_tokens"])) if ids else 0
 
 
 def random_drop(samples, flags_out, share=0.2, seed=0):

@@ -184,15 +184,18 @@ def attention(**options):
     need("--attention", "attention.parquet of the training samples"),
     may("--rule", "paper", "how a layer is found sensitive: paper or released"),
     may("--tau", 2.0, "threshold of that rule"),
+    may("--over", "bsi", "layers to average over: bsi (the sensitive ones) or all"),
+    may("--clustering", "gmm", "how scores are divided: gmm, kmeans or threshold"),
+    may("--threshold", 4.5, "fixed cut of the latter, nats for 576 image tokens; scaled by ln T / ln 576 for T"),
     SEED,
     need("--layers", "CSV file for the layer selection"),
     need("--flags", "Parquet file for the flags"),
 )
-def detect(attention, rule, tau, seed, layers, flags):
+def detect(attention, layers, flags, over, **options):
     """Run BYE: find the layers where attention collapses, flag the samples with low entropy there."""
     from bye.defences import detect
 
-    count = detect(attention, layers, flags, rule=rule, tau=tau, seed=seed)
+    count = detect(attention, layers, flags, layers=over, **options)
     print(f"detect: {count} samples flagged")
 
 

@@ -22,6 +22,7 @@ N = 200
 def write_attention(path, entropies, ids=None):
     """Write entropies (n_samples, n_layers) as the attention stage does."""
     columns = {"id": ids or [f"q{index}" for index in range(len(entropies))]}
+    columns["n_image_tokens"] = [81] * len(entropies)
     columns |= {f"entropy_{layer:02d}": column.astype(np.float32) for layer, column in enumerate(entropies.T)}
     columns["image_mass"] = [[0.1, 0.2]] * len(entropies)
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
@@ -145,7 +146,7 @@ def test_bad_attention_files(tmp_path):
     with pytest.raises(ByeError, match="an id twice"):
         detect(tmp_path / "twice.parquet", *out)
     pyarrow.parquet.write_table(pyarrow.table({"id": ["q0"]}), tmp_path / "other.parquet")
-    with pytest.raises(ByeError, match="no column 'entropy_00'"):
+    with pytest.raises(ByeError, match="no column 'n_image_tokens'"):
         detect(tmp_path / "other.parquet", *out)
 
 
@@ -309,3 +310,19 @@ def test_tables_and_scores_load_neither_scikit_learn_nor_pandas(tmp_path):
     )
     paths = [tmp_path / name for name in ("flags.parquet", "labels.parquet", "detection.json")]
     subprocess.run([sys.executable, "-c", code, *paths], check=True)
+
+
+def test_fixed_threshold_is_scaled_to_the_number_of_image_tokens(tmp_path, attention):
+    """4.5 nats of ln 576 are 3.11 of ln 81."""
+    layers, flags = tmp_path / "layers.csv", tmp_path / "flags.parquet"
+    detect(attention, layers, flags, layers="all", clustering="threshold")
+    setting = json.loads(read_flags(flags)["metadata"]["bye"])
+    assert setting["cut"] == pytest.approx(4.5 * np.log(81) / np.log(576))
+    assert setting["sensitive_layers"] == [0, 1, 2, 3]
+    assert read_flags(flags)["flagged"] == [score < setting["cut"] for score in read_flags(flags)["mean_entropy"]]
+
+
+def test_k_means_flags_the_lower_cluster(tmp_path, attention, poisoned):
+    count = detect(attention, tmp_path / "layers.csv", tmp_path / "flags.parquet", clustering="kmeans")
+    flagged = np.array(read_flags(tmp_path / "flags.parquet")["flagged"])
+    assert flagged[poisoned].all() and 20 <= count == flagged.sum() <= 22

@@ -284,3 +284,15 @@ def test_first_start_is_plain_scikit_learn():
     theirs = GaussianMixture(2, random_state=0).fit(values[:, None])
     np.testing.assert_allclose(np.sort(ours.means_.ravel()), np.sort(theirs.means_.ravel()))
     assert ours.lower_bound_ == theirs.lower_bound_
+
+
+def test_clusterings_by_hand():
+    X = np.repeat([[1.0], [1.2], [4.0], [4.2]], 10, axis=0)
+    kmeans = BYEDetector(clustering="kmeans", layers="all", random_state=0).fit(X)
+    assert kmeans.offset_ == pytest.approx(2.6) and kmeans.gmm_ is None
+    assert (kmeans.labels_ == -1).tolist() == [True] * 20 + [False] * 20
+    fixed = BYEDetector(clustering="threshold", layers="all", threshold=4.1).fit(X)
+    assert fixed.offset_ == 4.1 and (fixed.labels_ == -1).sum() == 30
+    assert np.isnan(fixed.low_posterior(X)).all()
+    same = BYEDetector(clustering="kmeans", layers="all").fit(np.full((20, 2), 3.0))
+    assert (same.labels_ == 1).all()

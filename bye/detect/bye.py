@@ -2,6 +2,7 @@
 
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.cluster import KMeans
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bye.detect.bsi import RULES, bsi, released_margin
@@ -10,7 +11,7 @@ from bye.detect.mixture import MIN_SAMPLES, TAIL_SHARES, component_stds, cut, fi
 LAYERS = ("bsi", "all")
 
 
-def _gmm(scores, n_init, random_state):
+def _gmm(scores, n_init, random_state, threshold):
     """Cluster the scores (n_samples,) by a two-component Gaussian mixture; return it (or None) and the cut in nats."""
     mixture = fit_two_gaussians(scores, n_init, random_state)
     threshold = -np.inf if mixture is None else cut(mixture)
@@ -18,8 +19,20 @@ def _gmm(scores, n_init, random_state):
     return mixture, threshold if np.any(scores >= threshold) else -np.inf
 
 
-# name -> function(scores, n_init, random_state) -> (mixture or None, entropy below which samples are flagged)
-CLUSTERINGS = {"gmm": _gmm}
+def _kmeans(scores, n_init, random_state, threshold):
+    """Cluster the scores by k-means; the cut lies half-way between the two centres (Table 7)."""
+    if np.ptp(scores) == 0:
+        return None, -np.inf
+    return None, KMeans(2, n_init=10, random_state=random_state).fit(scores[:, None]).cluster_centers_.mean()
+
+
+def _threshold(scores, n_init, random_state, threshold):
+    """Cut at a fixed entropy (Table 7, and Fig. 4 without GMM)."""
+    return None, threshold
+
+
+# name -> function(scores, n_init, random_state, threshold) -> (mixture or None, cut: samples below it are flagged)
+CLUSTERINGS = {"gmm": _gmm, "kmeans": _kmeans, "threshold": _threshold}
 
 
 class BYEDetector(OutlierMixin, BaseEstimator):
@@ -42,10 +55,12 @@ class BYEDetector(OutlierMixin, BaseEstimator):
         "released": sensitive if |mu1 - mu2| > tau (sigma1 + sigma2), as in the authors' code.
     tau : float, default=2.0
         Threshold of the rule.
-    clustering : {"gmm"}, default="gmm"
-        How the scores are clustered.
+    clustering : {"gmm", "kmeans", "threshold"}, default="gmm"
+        How the scores are clustered: by the mixture, by k-means, or by a fixed `threshold` (Table 7).
     layers : {"bsi", "all"}, default="bsi"
         "all" averages over all layers, sensitive or not (the ablation "w/o BSI" of Fig. 4).
+    threshold : float, default=4.5
+        The fixed cut in nats of ``clustering="threshold"``. The paper's 4.5 belongs to 576 image tokens.
     n_init : int, default=4
         Number of starts of each mixture, 1 to 4; 1 is scikit-learn's k-means start alone.
     random_state : int, RandomState instance or None, default=None
@@ -90,11 +105,21 @@ class BYEDetector(OutlierMixin, BaseEstimator):
     array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
 
-    def __init__(self, bsi_rule="paper", tau=2.0, clustering="gmm", layers="bsi", n_init=4, random_state=None):
+    def __init__(
+        self,
+        bsi_rule="paper",
+        tau=2.0,
+        clustering="gmm",
+        layers="bsi",
+        threshold=4.5,
+        n_init=4,
+        random_state=None,
+    ):
         self.bsi_rule = bsi_rule
         self.tau = tau
         self.clustering = clustering
         self.layers = layers
+        self.threshold = threshold
         self.n_init = n_init
         self.random_state = random_state
 
@@ -140,7 +165,7 @@ class BYEDetector(OutlierMixin, BaseEstimator):
         self.gmm_, self.offset_ = None, -np.inf
         if len(self.sensitive_layers_):
             cluster = CLUSTERINGS[self.clustering]
-            self.gmm_, self.offset_ = cluster(self.scores_, self.n_init, self.random_state)
+            self.gmm_, self.offset_ = cluster(self.scores_, self.n_init, self.random_state, self.threshold)
         self.labels_ = self._labels(self.scores_)
         return self
 
@@ -187,5 +212,7 @@ class BYEDetector(OutlierMixin, BaseEstimator):
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if not self.tau >= 0:
             raise ValueError(f"tau must be a number of at least 0, got {self.tau!r}")
+        if not np.isfinite(self.threshold):
+            raise ValueError(f"threshold must be a finite number of nats, got {self.threshold!r}")
         if not 1 <= self.n_init <= 1 + len(TAIL_SHARES):
             raise ValueError(f"n_init must be 1 to {1 + len(TAIL_SHARES)}, got {self.n_init!r}")
