@@ -67,7 +67,9 @@ def check_references(config):
         for names in ("models", "datasets", "defences"):
             for key in cells[names]:
                 check_known(key, config, names, f"config key tables.{table}.{names}")
-        check_known(cells["attack"], config, "attacks", f"config key tables.{table}.attack")
+        for key in cells.get("attacks", [cells.get("attack")]):
+            name = "attacks" if "attacks" in cells else "attack"
+            check_known(key, config, "attacks", f"config key tables.{table}.{name}")
         for key in cells["datasets"]:
             if not has_test_set(config["datasets"][key]):
                 raise ByeError(

@@ -302,6 +302,51 @@ def table2(cells, paper_models, out):
 
 
 @stage(
+    "table-attacks",
+    need("--cells", "eval.json and detection.json of every cell, at their places in the path scheme", nargs="+"),
+    need("--number", "number of the table in the paper", type=int),
+    need("--names", "ATTACK=TRIGGER for each attack", nargs="+"),
+    PAPER_MODELS,
+    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+)
+def table_attacks(cells, number, names, paper_models, out):
+    """Write Table 3 or 6: the detector under several triggers, beside the paper's."""
+    from bye.tables import cells_of, table_of_attacks
+
+    table_of_attacks(cells_of(cells), out, number, pairs(names), paper_models=pairs(paper_models))
+
+
+@stage(
+    "table5",
+    need("--cells", "detection.json of every cell, at its place in the path scheme", nargs="+"),
+    need("--names", "DEFENCE=TAU for each defence", nargs="+"),
+    PAPER_MODELS,
+    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+)
+def table5(cells, names, paper_models, out):
+    """Write Table 5: the detector under several thresholds of the BSI, beside the paper's."""
+    from bye.tables import cells_of, table5
+
+    taus = {name: float(tau) for name, tau in pairs(names).items()}
+    table5(cells_of(cells), out, taus, paper_models=pairs(paper_models))
+
+
+@stage(
+    "table-variants",
+    need("--cells", "detection.json of every cell, at its place in the path scheme", nargs="+"),
+    may("--number", None, "number of the table in the paper", type=int),
+    need("--names", "DEFENCE=VARIANT for each defence", nargs="+"),
+    PAPER_MODELS,
+    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+)
+def table_variants(cells, number, names, paper_models, out):
+    """Write F1 of variants of the detector: Table 7 beside the paper's, or the numbers of Figure 4."""
+    from bye.tables import cells_of, table_of_variants
+
+    table_of_variants(cells_of(cells), out, pairs(names), number=number, paper_models=pairs(paper_models))
+
+
+@stage(
     "entropy-figure",
     need("--flags", "Parquet file with the flags"),
     may("--layers", None, "layers.csv of the detector"),

@@ -1,4 +1,4 @@
-"""Tables 1 and 2 from the cells' result files: CSV, and the same as Markdown and LaTeX beside it.
+"""The paper's tables from the cells' result files: CSV, and the same as Markdown and LaTeX beside it.
 
 All shares (CP, ASR, precision, recall, F1, AUROC) are in per cent with two decimals, as in the paper; CIDEr is times
 100. With several seeds a number is the mean over those where it is defined, *_std the sample standard deviation
@@ -13,6 +13,8 @@ from bye.errors import ByeError
 from bye.files import read_json, write_csv, write_text
 from bye.reference import paper_number
 
+CELL_NAMES = ("model", "defence", "dataset", "attack")
+DETECTION = ("precision", "recall", "f1")
 UPPER_BOUNDS = ("oracle",)
 NOTE = "upper bound: reads the labels"
 
@@ -34,7 +36,7 @@ def table1(cells, out, paper_models=None, upper_bounds=UPPER_BOUNDS):
         If a file is missing or no evaluation, a cell occurs twice, or the cells are of several attacks.
     """
     rows = []
-    for (model, method, dataset), results in _grouped(cells, "eval", ("CP", "ASR")).items():
+    for (model, method, dataset, _), results in _of_one_attack(cells, "eval", ("CP", "ASR")).items():
         row = {"model": model, "method": method, "dataset": dataset}
         row |= _statistics({"CP": [result["CP"] for result in results], "ASR": [result["ASR"] for result in results]})
         for metric in ("CP", "ASR"):
@@ -66,12 +68,9 @@ def table2(cells, out, paper_models=None):
         raise ByeError(f"table 2 is about one detector, not {', '.join(sorted(detectors))}; give the cells of one")
     measures = ("precision", "recall", "f1", "auroc")
     rows = []
-    for (model, method, dataset), results in _grouped(cells, "detection", (*measures, "n_flagged")).items():
-        shares = {
-            name: [None if (share := result[name]) is None else 100 * share for result in results] for name in measures
-        }
+    for (model, method, dataset, _), results in _of_one_attack(cells, "detection", (*measures, "n_flagged")).items():
         flagged = [result["n_flagged"] for result in results]
-        row = {"model": model, "dataset": dataset, **_statistics(shares)}
+        row = {"model": model, "dataset": dataset, **_statistics(_per_cent(results, measures))}
         row["n_flagged"] = f"{mean(flagged):g}" if len(set(flagged)) > 1 else flagged[0]
         row["sensitive_layers"] = " | ".join(_layers(result.get("sensitive_layers")) for result in results)
         for metric in ("P", "R", "F1"):
@@ -79,6 +78,89 @@ def table2(cells, out, paper_models=None):
         rows.append(row)
     columns = ["model", "dataset", *measures, "n_flagged", "sensitive_layers", "paper_P", "paper_R", "paper_F1"]
     _write(out, rows, [*columns, *_seed_columns(cells, measures)], "Detection of poisoned samples")
+
+
+def table_of_attacks(cells, out, number, triggers, paper_models=None):
+    """Write Table 3 or 6: one defence under several attacks.
+
+    Parameters
+    ----------
+    cells : list of dict as in `table1`, each with eval or detection; of one defence.
+    out : path of the CSV; .md and .tex beside it. Columns: model, dataset, attack, CP, ASR, precision, recall, f1, and
+        the same of the paper.
+    number : 3 or 6, the table's number in the paper.
+    triggers : dict, our attack key -> its trigger.
+    paper_models : as in `table1`.
+    """
+    evaluations = _grouped([cell for cell in cells if "eval" in cell], "eval", ("CP", "ASR"))
+    detections = _grouped([cell for cell in cells if "detection" in cell], "detection", DETECTION)
+    rows = []
+    for key, results in detections.items():
+        model, method, dataset, attack = key
+        found = evaluations.get(key, [])
+        row = {"model": model, "dataset": dataset, "attack": attack}
+        row |= _statistics({name: [result[name] for result in found] for name in ("CP", "ASR")})
+        row |= _statistics(_per_cent(results, DETECTION))
+        setting = "default" if triggers[attack] == "badnet" else triggers[attack]  # as the paper calls it
+        for metric in ("CP", "ASR", "P", "R", "F1"):
+            row[f"paper_{metric}"] = _text(_paper(number, paper_models, model, dataset, method, metric, setting))
+        rows.append(row)
+    columns = ["model", "dataset", "attack", "CP", "ASR", *DETECTION]
+    columns += [f"paper_{name}" for name in ("CP", "ASR", "P", "R", "F1")]
+    _write(out, rows, [*columns, *_seed_columns(cells, ("CP", "ASR", *DETECTION))], "BYE under other triggers")
+
+
+def table5(cells, out, taus, paper_models=None):
+    """Write Table 5: detection under several thresholds of the BSI.
+
+    Parameters
+    ----------
+    cells : list of dict as in `table1`, with the key detection; the defences are BYE with each threshold.
+    out : path of the CSV; .md and .tex beside it. Columns: model, dataset, tau, precision, recall, f1, n_layers (the
+        number of sensitive layers; their mean over several seeds), the paper's P, R, F1, and note, which says where no
+        layer is sensitive.
+    taus : dict, defence key -> its threshold.
+    paper_models : as in `table1`.
+    """
+    rows = []
+    for (model, method, dataset, _), results in _of_one_attack(cells, "detection", DETECTION).items():
+        row = {
+            "model": model,
+            "dataset": dataset,
+            "tau": f"{taus[method]:g}",
+            **_statistics(_per_cent(results, DETECTION)),
+        }
+        counts = [len(result["sensitive_layers"]) for result in results]
+        row["n_layers"] = f"{mean(counts):g}"
+        row["note"] = None if all(counts) else "no sensitive layer" + (" in some seed" if any(counts) else "")
+        for metric in ("P", "R", "F1"):
+            setting = f"tau_bsi={taus[method]:.1f}"
+            row[f"paper_{metric}"] = _text(_paper(5, paper_models, model, dataset, "bye", metric, setting))
+        rows.append(row)
+    rows.sort(key=lambda row: float(row["tau"]))
+    columns = ["model", "dataset", "tau", *DETECTION, "n_layers", "paper_P", "paper_R", "paper_F1"]
+    _write(out, rows, [*columns, *_seed_columns(cells, DETECTION), "note"], "Effect of the BSI threshold")
+
+
+def table_of_variants(cells, out, names, number=None, paper_models=None):
+    """Write Table 7 or the numbers of Figure 4: F1 of variants of the detector.
+
+    Parameters
+    ----------
+    cells : list of dict as in `table1`, with the key detection; the defences are the variants.
+    out : path of the CSV; .md and .tex beside it. Columns: model, variant, dataset, f1, and, for a table of the paper,
+        paper_F1.
+    names : dict, defence key -> the variant's name in the paper.
+    number : of the paper's table, or None.
+    """
+    rows = []
+    for (model, method, dataset, _), results in _of_one_attack(cells, "detection", DETECTION).items():
+        row = {"model": model, "variant": names[method], "dataset": dataset, **_statistics(_per_cent(results, ["f1"]))}
+        if number is not None:
+            row["paper_F1"] = _text(_paper(number, paper_models, model, dataset, names[method], "F1"))
+        rows.append(row)
+    columns = ["model", "variant", "dataset", "f1", *(["paper_F1"] if number is not None else [])]
+    _write(out, rows, [*columns, *_seed_columns(cells, ["f1"])], "F1 of variants of the detector")
 
 
 def cells_of(paths):
@@ -99,11 +181,16 @@ def cells_of(paths):
     return cells
 
 
-def _grouped(cells, kind, keys):
-    """Return {(model, defence, dataset): results of its seeds}, models and then methods in order of appearance."""
+def _of_one_attack(cells, kind, keys):
+    """`_grouped`, of cells that must be of one attack."""
     attacks = sorted({cell["attack"] for cell in cells})
     if len(attacks) != 1:
         raise ByeError(f"a table is about one attack, not {', '.join(attacks) or 'none'}; give the cells of one")
+    return _grouped(cells, kind, keys)
+
+
+def _grouped(cells, kind, keys):
+    """Return {(model, defence, dataset, attack): results of its seeds}, each of them in order of appearance."""
     results = {}
     for cell in cells:
         path = cell.get(kind)
@@ -113,14 +200,14 @@ def _grouped(cells, kind, keys):
         missing = [key for key in keys if not isinstance(content, dict) or key not in content]
         if missing:
             raise ByeError(f"{path} has no {missing[0]!r}; remove the file and run its stage again")
-        seeds = results.setdefault((cell["model"], cell["defence"], cell["dataset"]), {})
+        seeds = results.setdefault(tuple(cell[name] for name in CELL_NAMES), {})
         if cell["seed"] in seeds:
             raise ByeError(f"{path} is a second result of the same cell; give each cell once")
         seeds[cell["seed"]] = content
-    first = {name: list(dict.fromkeys(cell[name] for cell in cells)) for name in ("model", "defence", "dataset")}
+    first = {name: list(dict.fromkeys(cell[name] for cell in cells)) for name in CELL_NAMES}
 
     def order(key):
-        return [first[name].index(value) for name, value in zip(first, key, strict=True)]
+        return [first[name].index(value) for name, value in zip(CELL_NAMES, key, strict=True)]
 
     return {key: [results[key][seed] for seed in sorted(results[key])] for key in sorted(results, key=order)}
 
@@ -141,8 +228,13 @@ def _statistics(measures):
     return row
 
 
-def _paper(table, paper_models, model, dataset, method, metric):
-    return paper_number(table, (paper_models or {}).get(model), dataset, method, metric)
+def _per_cent(results, measures):
+    """Return {measure: [its value in per cent in each result, or None]}."""
+    return {name: [None if (share := result[name]) is None else 100 * share for result in results] for name in measures}
+
+
+def _paper(table, paper_models, model, dataset, method, metric, setting="default"):
+    return paper_number(table, (paper_models or {}).get(model), dataset, method, metric, setting)
 
 
 def _layers(layers):

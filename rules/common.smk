@@ -171,7 +171,7 @@ def cell_files(table, name, kinds=("none", "random", "bye", "oracle")):
         f"{CELL}/{name}",
         model=table["models"],
         dataset=table["datasets"],
-        attack=table["attack"],
+        attack=table.get("attacks", [table.get("attack")]),
         seed=config["seeds"],
         defence=[defence for defence in table["defences"] if defence in defences_of_kind(*kinds)],
     )
@@ -255,6 +255,12 @@ def labels_option(wildcards):
 
 def layers_option(wildcards):
     return as_options({"layers": optional_layers(wildcards) or None})
+
+
+def keys_with(table, section, name):
+    """Return one setting of each attack or defence of a table: ["wo_gmm=threshold", "bye=gmm"]."""
+    entries = config["tables"].get(table, {}).get(section, [])
+    return [f"{key}={config[section][key][name]}" for key in entries]
 
 
 def paper_models(wildcards):

@@ -7,7 +7,7 @@ import pytest
 
 from bye.errors import ByeError
 from bye.reference import paper_number
-from bye.tables import cells_of, table1, table2
+from bye.tables import cells_of, table1, table2, table5, table_of_attacks, table_of_variants
 
 PAPER = {"llava-mini": "llava-1.5-7b", "internvl-mini": "internvl2.5-8b"}
 
@@ -185,3 +185,54 @@ def test_table2_is_about_one_detector(tmp_path):
     paths = [detection(tmp_path, 1, 1, 1, 1, 1, [1], defence=defence) for defence in ("bye", "oracle")]
     with pytest.raises(ByeError, match="one detector"):
         table2(cells_of(paths), tmp_path / "table2.csv")
+
+
+# ---- ablations -----------------------------------------------------------------------------------------------------
+
+
+def test_table_of_attacks_names_the_papers_settings(tmp_path):
+    paths = []
+    for attack, f1 in (("mine", 0.9), ("fixed_dual", 0.8)):
+        paths.append(evaluation(tmp_path, 91.0, 1.5, attack=attack))
+        paths.append(detection(tmp_path, 0.95, f1, f1, 0.99, 105, [1], attack=attack))
+    triggers = {"mine": "badnet", "fixed_dual": "fixed_dual"}
+    table_of_attacks(cells_of(paths), tmp_path / "table3.csv", 3, triggers, PAPER)
+    first, second = rows_of(tmp_path / "table3.csv")
+    assert (first["attack"], first["CP"], first["ASR"], first["f1"]) == ("mine", "91.00", "1.50", "90.00")
+    assert (first["paper_F1"], second["paper_F1"], second["paper_ASR"]) == ("96.71", "94.73", "0.10")
+    assert (tmp_path / "table3.md").exists() and "toprule" in (tmp_path / "table3.tex").read_text()
+
+
+def test_a_number_that_the_paper_lacks_is_an_empty_cell(tmp_path):
+    paths = [detection(tmp_path, 0.95, 0.9, 0.92, 0.99, 105, [1], attack="texture", model="other")]
+    table_of_attacks(cells_of(paths), tmp_path / "table6.csv", 6, {"texture": "texture"}, PAPER)
+    (row,) = rows_of(tmp_path / "table6.csv")
+    assert row["CP"] == row["ASR"] == row["paper_F1"] == "" and row["precision"] == "95.00"
+
+
+def test_table5_is_in_the_order_of_tau_and_says_where_no_layer_is_sensitive(tmp_path):
+    paths = [
+        detection(tmp_path, None, 0.0, 0.0, None, 0, [], defence="tau_3"),
+        detection(tmp_path, 0.5, 1.0, 0.66667, 0.9, 200, [0, 1, 2], defence="tau_0"),
+        detection(tmp_path, 0.5, 1.0, 0.66667, 0.9, 200, [0, 1, 2], defence="bye"),
+    ]
+    table5(cells_of(paths), tmp_path / "table5.csv", {"tau_3": 3.0, "tau_0": 0.0, "bye": 2.0}, PAPER)
+    rows = rows_of(tmp_path / "table5.csv")
+    assert [row["tau"] for row in rows] == ["0", "2", "3"] and [row["n_layers"] for row in rows] == ["3", "3", "0"]
+    assert [row["paper_F1"] for row in rows] == ["63.93", "96.71", ""]
+    assert [row["note"] for row in rows] == ["", "", "no sensitive layer"] and rows[2]["precision"] == ""
+
+
+def test_table_of_variants(tmp_path):
+    paths = [
+        detection(tmp_path, 0.9, 0.9, f1, 0.9, 100, [1], defence=defence, seed=seed)
+        for defence, f1 in (("a", 0.5), ("bye", 0.75))
+        for seed in (0, 1)
+    ]
+    names = {"a": "threshold", "bye": "gmm"}
+    table_of_variants(cells_of(paths), tmp_path / "table7.csv", names, 7, PAPER)
+    first, second = rows_of(tmp_path / "table7.csv")
+    assert (first["variant"], first["f1"], first["paper_F1"]) == ("threshold", "50.00", "71.52")
+    assert (second["f1"], second["paper_F1"], second["n_seeds"], second["f1_std"]) == ("75.00", "96.71", "2", "0.00")
+    table_of_variants(cells_of(paths), tmp_path / "figure4.csv", names)
+    assert "paper_F1" not in rows_of(tmp_path / "figure4.csv")[0]
