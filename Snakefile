@@ -13,14 +13,15 @@ include: "rules/finetune.smk"
 include: "rules/detect.smk"
 include: "rules/evaluate.smk"
 include: "rules/tables.smk"
+include: "rules/figures.smk"
 include: "rules/base_models.smk"
 
 
 rule all:
     default_target: True
     input:
-        "results/table1.csv",
-        "results/table2.csv",
+        expand("results/table{number}.csv", number=[1, 2, 3, 5, 6, 7]),
+        expand("results/{name}.{kind}", name=["figure3", "figure4", "layers"], kind=["png", "pdf"]),
         cell_files("table2", "entropy.png", kinds=["bye"]),
 
 

@@ -1,7 +1,13 @@
-"""Pictures of a run: the entropy histogram of the paper's Fig. 3."""
+"""Pictures of runs: entropy histograms (Fig. 3), ablations of the detector (Fig. 4), BSI and AUROC of the layers.
+
+The same input gives the same bytes, whatever the user's matplotlib settings.
+"""
 
 import csv
 import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -12,21 +18,10 @@ from bye.errors import ByeError
 from bye.files import replacing
 from bye.flags import read_flags, read_table
 
-# The look of all figures. Colours are Okabe and Ito's, which colour-blind readers can tell apart.
-STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#e5e5e5",
-    "legend.frameon": False,
-    "savefig.dpi": 150,
-}
+STYLE = Path(__file__).with_name("figures.mplstyle")  # the look of all figures
+# Colours are Okabe and Ito's, which colour-blind readers can tell apart.
 HIGH, LOW, INK = "#0072B2", "#D55E00", "#333333"  # clean or kept; poisoned or flagged; lines and notes
+SERIES = ("#999999", "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#CC79A7")
 BINS = 50
 
 
@@ -46,45 +41,160 @@ def entropy_figure(flags, out, labels=None, layers=None):
     ByeError
         If the flags are not those of BYE, or a sample has no label.
     """
+    scores = _scores(flags, labels)
+    with _figure(out, (6.4, 3.8)) as figure:
+        axes = figure.add_subplot()
+        _draw_histogram(axes, scores)
+        setting = scores.setting
+        selected = setting["sensitive_layers"]
+        if setting["mixture"] is not None:
+            _draw_mixture(axes, scores)
+        which = f"the {len(selected)} sensitive layers" if len(selected) > 1 else "the sensitive layer"
+        axes.set_xlabel(f"mean attention entropy over {which if selected else 'all layers'} (nats)")
+        axes.set_ylabel("samples")
+        axes.set_title(_title(setting, scores.flagged, layers), loc="left")
+        figure.legend(loc="outside lower center", ncols=4, columnspacing=1.2, handlelength=1.4, fontsize=9)
+
+
+def histograms_figure(cells, out):
+    """Draw the histograms of many cells side by side, a row a model (Fig. 3).
+
+    Parameters
+    ----------
+    cells : dict, (model, dataset) -> (path of flags.parquet, path of the labels).
+    out : path of the picture, PNG or PDF by its suffix.
+    """
+    models, datasets = (list(dict.fromkeys(key[part] for key in cells)) for part in (0, 1))
+    with _figure(out, (3.0 * len(datasets), 0.5 + 2.3 * len(models))) as figure:
+        grid = figure.subplots(len(models), len(datasets), squeeze=False)
+        for row, model in enumerate(models):
+            for column, dataset in enumerate(datasets):
+                axes = grid[row, column]
+                if (model, dataset) not in cells:
+                    axes.set_axis_off()
+                    continue
+                scores = _scores(*cells[model, dataset])
+                _draw_histogram(axes, scores, counted=False)
+                selected = scores.setting["sensitive_layers"]
+                where = f"layers {' '.join(map(str, selected))}" if selected else "no sensitive layer"
+                axes.set_title(f"{dataset}, {where}", loc="left", fontsize=9)
+                if row == len(models) - 1:
+                    axes.set_xlabel("mean entropy (nats)")
+                if column == 0:
+                    axes.set_ylabel(f"{model}\nsamples")
+        handles = {
+            label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
+
+
+def bars_figure(table, out, series, value, ylabel):
+    """Draw grouped bars of a table in CSV, a panel a model and a group a dataset (Fig. 4).
+
+    series, value: columns with the bars' names and their heights; an empty value has no bar, and says "none".
+    """
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    models, datasets, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset", series))
+    with _figure(out, (1.0 + 3.6 * len(models), 3.4)) as figure:
+        panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+        width = 0.8 / len(names)
+        for axes, model in zip(panels, models, strict=True):
+            for index, name in enumerate(names):
+                heights = {row["dataset"]: row[value] for row in rows if (row["model"], row[series]) == (model, name)}
+                places = np.arange(len(datasets)) + (index - (len(names) - 1) / 2) * width
+                bars = [float(heights.get(dataset) or 0) for dataset in datasets]
+                axes.bar(places, bars, width, color=SERIES[index % len(SERIES)], label=name)
+                for place, bar in zip(places, bars, strict=True):
+                    axes.text(place, bar + 1, f"{bar:.0f}", ha="center", fontsize=7)
+            axes.set_xticks(range(len(datasets)), datasets)
+            axes.set_title(model, loc="left")
+        panels[0].set_ylabel(ylabel)
+        panels[0].set_ylim(0, 108)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(names))
+
+
+def layers_figure(table, out, tau):
+    """Draw BSI and AUROC of every layer, a panel a model and dataset; a dashed line is the BSI's threshold `tau`."""
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    models, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset"))
+    with _figure(out, (2.9 * len(datasets), 0.5 + 2.2 * len(models))) as figure:
+        grid = figure.subplots(len(models), len(datasets), sharey=True, squeeze=False)
+        for row, model in enumerate(models):
+            for column, dataset in enumerate(datasets):
+                axes = grid[row, column]
+                cell = [each for each in rows if (each["model"], each["dataset"]) == (model, dataset)]
+                places = [int(each["layer"]) for each in cell]
+                colours = [LOW if each["sensitive"] == "true" else HIGH for each in cell]
+                axes.bar(places, [float(each["bsi"]) for each in cell], 0.6, color=colours)
+                axes.axhline(tau, color=INK, linewidth=1, linestyle="--")
+                for place, each in zip(places, cell, strict=True):
+                    axes.text(place, float(each["bsi"]) + 0.05, each["auroc"], ha="center", fontsize=7)
+                axes.set_title(f"{model}, {dataset}", loc="left", fontsize=9)
+                axes.margins(y=0.12)
+                if row == len(models) - 1:
+                    axes.set_xlabel("layer (number above: AUROC)")
+                if column == 0:
+                    axes.set_ylabel("BSI")
+
+
+@dataclass
+class Scores:
+    """What a histogram shows: the scores, who is low (poisoned, or flagged where there are no labels) and the cut."""
+
+    values: np.ndarray
+    flagged: np.ndarray
+    low: np.ndarray
+    names: tuple[str, str]
+    setting: dict
+
+
+def _scores(flags, labels):
     table = read_flags(flags)
     if "bye" not in table["metadata"]:
         raise ByeError(f"{flags} has no entropies; the entropy figure needs the flags of the bye detector")
     setting = json.loads(table["metadata"]["bye"])
-    selected = setting["sensitive_layers"]
-    scores = np.array(table["score"] if selected else table["mean_entropy"], dtype=np.float64)
+    values = np.array(table["score"] if setting["sensitive_layers"] else table["mean_entropy"], dtype=np.float64)
     flagged = np.array(table["flagged"], dtype=bool)
-    low, names = flagged, ("kept", "flagged")
-    if labels is not None:
-        low, names = _poisoned(labels, table["id"]), ("clean", "poisoned")
+    if labels is None:
+        return Scores(values, flagged, flagged, ("kept", "flagged"), setting)
+    return Scores(values, flagged, _poisoned(labels, table["id"]), ("clean", "poisoned"), setting)
 
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+
+@contextmanager
+def _figure(out, size):
+    """A figure of that size in inches, in the suite's style, written when the block ends: PNG or PDF by the suffix."""
+    kind = Path(out).suffix[1:]
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}[kind]
+    with matplotlib.rc_context(
+        {**matplotlib.rcParamsDefault, **matplotlib.rc_params_from_file(STYLE, use_default_template=False)}
+    ):
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        edges = np.histogram_bin_edges(scores, bins=BINS)
-        highest = 0
-        for mask, name, colour in ((~low, names[0], HIGH), (low, names[1], LOW)):
-            if mask.any():
-                label = f"{name} ({mask.sum():,})"
-                counts, *_ = axes.hist(
-                    scores[mask], edges, histtype="stepfilled", color=colour, alpha=0.55, label=label
-                )
-                axes.hist(scores[mask], edges, histtype="step", color=colour, linewidth=1.2)
-                highest = max(highest, counts.max())
-        if setting["mixture"] is not None:
-            _draw_mixture(axes, setting["mixture"], edges, len(scores))
-        if setting["cut"] is not None:
-            axes.axvline(
-                setting["cut"], color=INK, linewidth=1.3, linestyle="--", label=f"cut at {setting['cut']:.2f} nats"
-            )
-        which = f"the {len(selected)} sensitive layers" if len(selected) > 1 else "the sensitive layer"
-        axes.set_xlabel(f"mean attention entropy over {which if selected else 'all layers'} (nats)")
-        axes.set_ylabel("samples")
-        axes.set_title(_title(setting, flagged, layers), loc="left")
-        axes.set_ylim(0, 1.08 * highest)  # a component narrower than a bar would dwarf the bars
-        figure.legend(loc="outside lower center", ncols=4, columnspacing=1.2, handlelength=1.4, fontsize=9)
+        yield figure
         with replacing(out) as partial:
-            figure.savefig(partial, format="png", metadata={"Software": None})
+            figure.savefig(partial, format=kind, metadata=metadata)
+
+
+def _draw_histogram(axes, scores, counted=True):
+    """Draw bars for both kinds of samples and the cut."""
+    edges = np.histogram_bin_edges(scores.values, bins=BINS)
+    highest = 0
+    for mask, name, colour in ((~scores.low, scores.names[0], HIGH), (scores.low, scores.names[1], LOW)):
+        if mask.any():
+            label = f"{name} ({mask.sum():,})" if counted else name
+            counts, *_ = axes.hist(
+                scores.values[mask], edges, histtype="stepfilled", color=colour, alpha=0.55, label=label
+            )
+            axes.hist(scores.values[mask], edges, histtype="step", color=colour, linewidth=1.2)
+            highest = max(highest, counts.max())
+    if scores.setting["cut"] is not None:
+        cut = scores.setting["cut"]
+        label = f"cut at {cut:.2f} nats" if counted else "cut"
+        axes.axvline(cut, color=INK, linewidth=1.3, linestyle="--", label=label)
+    axes.set_ylim(0, 1.08 * highest)  # a component narrower than a bar would dwarf the bars
 
 
 def _poisoned(labels, ids):
@@ -96,10 +206,12 @@ def _poisoned(labels, ids):
     return np.array([poisoned[sample] for sample in ids], dtype=bool)
 
 
-def _draw_mixture(axes, mixture, edges, n_samples):
+def _draw_mixture(axes, scores):
     """Draw the two fitted Gaussians, scaled from densities to samples a bin."""
+    edges = np.histogram_bin_edges(scores.values, bins=BINS)
     x = np.linspace(edges[0], edges[-1], 400)
-    scale = n_samples * (edges[1] - edges[0])
+    scale = len(scores.values) * (edges[1] - edges[0])
+    mixture = scores.setting["mixture"]
     parameters = zip(mixture["means"], mixture["stds"], mixture["weights"], strict=True)
     for index, (mean, std, weight) in enumerate(parameters):
         density = weight * np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))

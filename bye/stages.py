@@ -347,6 +347,69 @@ def table_variants(cells, number, names, paper_models, out):
 
 
 @stage(
+    "layers-table",
+    need("--cells", "attention.parquet and layers.csv of every cell, at their places in the path scheme", nargs="+"),
+    need("--labels", "their labels, .../DATASET/ATTACK/sSEED.parquet", nargs="+"),
+    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+)
+def layers_table(cells, labels, out):
+    """Write every layer's BSI and AUROC."""
+    from bye.tables import cells_of, labels_of, layers_table
+
+    layers_table(cells_of(cells), labels_of(labels), out)
+
+
+@stage(
+    "histograms-figure",
+    need("--cells", "flags.parquet of every cell, at its place in the path scheme", nargs="+"),
+    need("--labels", "their labels, .../DATASET/ATTACK/sSEED.parquet", nargs="+"),
+    need("--out", "pictures to write, PNG or PDF", nargs="+"),
+)
+def histograms_figure(cells, labels, out):
+    """Draw Figure 3: the histograms of many cells."""
+    from bye.figures import histograms_figure
+    from bye.tables import cells_of, labels_of
+
+    labels = labels_of(labels)
+    pairs = {
+        (cell["model"], cell["dataset"]): (cell["flags"], labels[cell["dataset"], cell["attack"], cell["seed"]])
+        for cell in cells_of(cells)
+    }
+    for path in out:
+        histograms_figure(pairs, path)
+
+
+@stage(
+    "bars-figure",
+    need("--table", "CSV with model, dataset, and the two columns below"),
+    may("--series", "variant", "column that names the bars"),
+    may("--value", "f1", "column with their heights"),
+    may("--ylabel", "F1 (%)", "label of the axis"),
+    need("--out", "pictures to write, PNG or PDF", nargs="+"),
+)
+def bars_figure(table, out, **options):
+    """Draw Figure 4: a table as bars."""
+    from bye.figures import bars_figure
+
+    for path in out:
+        bars_figure(table, path, **options)
+
+
+@stage(
+    "layers-figure",
+    need("--table", "CSV that layers-table wrote"),
+    may("--tau", 2.0, "threshold of the BSI"),
+    need("--out", "pictures to write, PNG or PDF", nargs="+"),
+)
+def layers_figure(table, tau, out):
+    """Draw BSI and AUROC of every layer."""
+    from bye.figures import layers_figure
+
+    for path in out:
+        layers_figure(table, path, tau)
+
+
+@stage(
     "entropy-figure",
     need("--flags", "Parquet file with the flags"),
     may("--layers", None, "layers.csv of the detector"),

@@ -6,15 +6,18 @@ All shares (CP, ASR, precision, recall, F1, AUROC) are in per cent with two deci
 (precision where nobody is flagged).
 """
 
+import csv
 from pathlib import Path
 from statistics import mean, stdev
 
 from bye.errors import ByeError
 from bye.files import read_json, write_csv, write_text
+from bye.metrics.detection import layer_aurocs
 from bye.reference import paper_number
 
 CELL_NAMES = ("model", "defence", "dataset", "attack")
 DETECTION = ("precision", "recall", "f1")
+LAYER_NUMBERS = ("mu_low", "sigma_low", "mu_high", "sigma_high", "bsi")
 UPPER_BOUNDS = ("oracle",)
 NOTE = "upper bound: reads the labels"
 
@@ -161,6 +164,45 @@ def table_of_variants(cells, out, names, number=None, paper_models=None):
         rows.append(row)
     columns = ["model", "variant", "dataset", "f1", *(["paper_F1"] if number is not None else [])]
     _write(out, rows, [*columns, *_seed_columns(cells, ["f1"])], "F1 of variants of the detector")
+
+
+def labels_of(paths):
+    """Return {(dataset, attack, seed): path} of labels files, by their paths .../{dataset}/{attack}/s{seed}.parquet."""
+    keys = [(*path.parent.parts[-2:], int(path.stem.removeprefix("s"))) for path in map(Path, paths)]
+    return dict(zip(keys, paths, strict=True))
+
+
+def layers_table(cells, labels, out):
+    """Write every layer's BSI and AUROC, for all cells.
+
+    Parameters
+    ----------
+    cells : list of dict as in `table1`, each with attention or layers (paths of attention.parquet, of the plain
+        fine-tune, and layers.csv, of the detector).
+    labels : dict, (dataset, attack, seed) -> path of the labels.
+    out : path of the CSV; .md and .tex beside it. Columns: model, dataset, attack, seed, layer, mu_low, sigma_low,
+        mu_high, sigma_high (nats), bsi, auroc (of low entropy in this layer alone, 0..1), sensitive.
+    """
+    attention = {_run(cell): cell["attention"] for cell in cells if "attention" in cell}
+    rows = []
+    for cell in cells:
+        if "layers" not in cell:
+            continue
+        names = dict(zip(("model", "dataset", "attack", "seed"), _run(cell), strict=True))
+        aurocs = layer_aurocs(attention[_run(cell)], labels[_run(cell)[1:]])
+        with open(cell["layers"], newline="", encoding="utf-8") as file:
+            for layer, share in zip(csv.DictReader(file), aurocs, strict=True):
+                numbers = {name: f"{float(layer[name]):.2f}" for name in LAYER_NUMBERS}
+                auroc = None if share is None else f"{share:.2f}"
+                rows.append(
+                    {**names, "layer": layer["layer"], **numbers, "auroc": auroc, "sensitive": layer["sensitive"]}
+                )
+    columns = ["model", "dataset", "attack", "seed", "layer", *LAYER_NUMBERS, "auroc", "sensitive"]
+    _write(out, rows, columns, "BSI and AUROC of every layer")
+
+
+def _run(cell):
+    return tuple(cell[name] for name in ("model", "dataset", "attack", "seed"))
 
 
 def cells_of(paths):

@@ -163,18 +163,31 @@ def model_files(wildcards):
 
 
 def cell_files(table, name, kinds=("none", "random", "bye", "oracle")):
-    """Return one file of every cell of a table whose defence is of one of these kinds."""
+    """Return one file of every cell of a table whose defence is of one of these kinds.
+
+    The plain fine-tune belongs to every table: asked for kinds=["none"], it need not be among the table's defences.
+    """
     table = config["tables"].get(table)
     if table is None:
         return []
+    defences = [VANILLA] if kinds == ["none"] else table["defences"]
     return expand(
         f"{CELL}/{name}",
         model=table["models"],
         dataset=table["datasets"],
         attack=table.get("attacks", [table.get("attack")]),
         seed=config["seeds"],
-        defence=[defence for defence in table["defences"] if defence in defences_of_kind(*kinds)],
+        defence=[defence for defence in defences if defence in defences_of_kind(*kinds)],
     )
+
+
+def label_files(table):
+    """Return the labels of every training set of a table."""
+    table = config["tables"].get(table)
+    if table is None:
+        return []
+    attacks = table.get("attacks", [table.get("attack")])
+    return expand(LABELS, dataset=table["datasets"], attack=attacks, seed=config["seeds"])
 
 
 # ---- settings as command line options --------------------------------------------------------------------------------
@@ -257,15 +270,16 @@ def layers_option(wildcards):
     return as_options({"layers": optional_layers(wildcards) or None})
 
 
-def keys_with(table, section, name):
-    """Return one setting of each attack or defence of a table: ["wo_gmm=threshold", "bye=gmm"]."""
-    entries = config["tables"].get(table, {}).get(section, [])
-    return [f"{key}={config[section][key][name]}" for key in entries]
-
-
-def paper_models(wildcards):
+def paper_models():
     """Say which model of the paper stands beside which of ours: "llava-mini=llava-1.5-7b"."""
     return [f"{key}={model['paper']}" for key, model in config["models"].items() if model["paper"]]
+
+
+def table_options(table, section, name=None, number=None):
+    """Return the options of an ablation's table: the setting `name` of each of its attacks or defences, or their keys."""
+    entries = config["tables"].get(table, {}).get(section, [])
+    names = [f"{key}={config[section][key][name] if name else key}" for key in entries]
+    return as_options({"number": number, "names": names or None, "paper_models": paper_models()})
 
 
 # ---- requested files -------------------------------------------------------------------------------------------------

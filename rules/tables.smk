@@ -1,3 +1,4 @@
+# All tables: one call of a stage on the result files of the cells that config.yaml lists under tables.
 rule table1:
     input:
         cell_files("table1", "eval.json"),
@@ -16,14 +17,13 @@ rule table1:
         mem_mb=1000,
         runtime=10,
     params:
-        paper=paper_models,
-        upper_bounds=defences_of_kind("oracle"),
+        stage="table1",
+        options=as_options({"paper_models": paper_models(), "upper_bounds": defences_of_kind("oracle")}),
     shell:
-        "python -m bye table1 --cells {input:q} --paper-models {params.paper:q}"
-        " --upper-bounds {params.upper_bounds:q} --out {output.csv:q} > {log:q} 2>&1"
+        "python -m bye {params.stage} --cells {input:q} {params.options} --out {output.csv:q} > {log:q} 2>&1"
 
 
-rule table2:
+use rule table1 as table2 with:
     input:
         cell_files("table2", "detection.json"),
     output:
@@ -34,19 +34,12 @@ rule table2:
         "results/logs/table2.log",
     benchmark:
         "results/benchmarks/table2.tsv"
-    conda:
-        "../envs/bye.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
-        paper=paper_models,
-    shell:
-        "python -m bye table2 --cells {input:q} --paper-models {params.paper:q} --out {output.csv:q} > {log:q} 2>&1"
+        stage="table2",
+        options=as_options({"paper_models": paper_models()}),
 
 
-rule table3:
+use rule table1 as table3 with:
     input:
         cell_files("table3", "eval.json") + cell_files("table3", "detection.json"),
     output:
@@ -57,21 +50,12 @@ rule table3:
         "results/logs/table3.log",
     benchmark:
         "results/benchmarks/table3.tsv"
-    conda:
-        "../envs/bye.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
-        paper=paper_models,
-        names=keys_with("table3", "attacks", "trigger"),
-    shell:
-        "python -m bye table-attacks --number 3 --cells {input:q} --paper-models {params.paper:q}"
-        " --names {params.names:q} --out {output.csv:q} > {log:q} 2>&1"
+        stage="table-attacks",
+        options=table_options("table3", "attacks", "trigger", number=3),
 
 
-rule table5:
+use rule table1 as table5 with:
     input:
         cell_files("table5", "detection.json"),
     output:
@@ -82,21 +66,12 @@ rule table5:
         "results/logs/table5.log",
     benchmark:
         "results/benchmarks/table5.tsv"
-    conda:
-        "../envs/bye.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
-        paper=paper_models,
-        names=keys_with("table5", "defences", "tau"),
-    shell:
-        "python -m bye table5 --cells {input:q} --paper-models {params.paper:q}"
-        " --names {params.names:q} --out {output.csv:q} > {log:q} 2>&1"
+        stage="table5",
+        options=table_options("table5", "defences", "tau"),
 
 
-rule table6:
+use rule table1 as table6 with:
     input:
         cell_files("table6", "eval.json") + cell_files("table6", "detection.json"),
     output:
@@ -107,21 +82,12 @@ rule table6:
         "results/logs/table6.log",
     benchmark:
         "results/benchmarks/table6.tsv"
-    conda:
-        "../envs/bye.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
-        paper=paper_models,
-        names=keys_with("table6", "attacks", "trigger"),
-    shell:
-        "python -m bye table-attacks --number 6 --cells {input:q} --paper-models {params.paper:q}"
-        " --names {params.names:q} --out {output.csv:q} > {log:q} 2>&1"
+        stage="table-attacks",
+        options=table_options("table6", "attacks", "trigger", number=6),
 
 
-rule table7:
+use rule table1 as table7 with:
     input:
         cell_files("table7", "detection.json"),
     output:
@@ -132,15 +98,38 @@ rule table7:
         "results/logs/table7.log",
     benchmark:
         "results/benchmarks/table7.tsv"
-    conda:
-        "../envs/bye.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
-        paper=paper_models,
-        names=keys_with("table7", "defences", "clustering"),
-    shell:
-        "python -m bye table-variants --number 7 --cells {input:q} --paper-models {params.paper:q}"
-        " --names {params.names:q} --out {output.csv:q} > {log:q} 2>&1"
+        stage="table-variants",
+        options=table_options("table7", "defences", "clustering", number=7),
+
+
+use rule table1 as figure4_data with:
+    input:
+        cell_files("figure4", "detection.json"),
+    output:
+        csv="results/figure4.csv",
+        markdown="results/figure4.md",
+        latex="results/figure4.tex",
+    log:
+        "results/logs/figure4_data.log",
+    benchmark:
+        "results/benchmarks/figure4_data.tsv"
+    params:
+        stage="table-variants",
+        options=table_options("figure4", "defences"),
+
+
+use rule table1 as layers with:
+    input:
+        cell_files("table2", "attention.parquet", kinds=["none"]) + cell_files("table2", "layers.csv"),
+    output:
+        csv="results/layers.csv",
+        markdown="results/layers.md",
+        latex="results/layers.tex",
+    log:
+        "results/logs/layers.log",
+    benchmark:
+        "results/benchmarks/layers.tsv"
+    params:
+        stage="layers-table",
+        options=as_options({"labels": label_files("table2")}),

@@ -10,9 +10,14 @@ from PIL import Image
 
 from bye.defences import detect, random_drop
 from bye.errors import ByeError
-from bye.figures import HIGH, LOW, entropy_figure
+from bye.figures import HIGH, LOW, SERIES, bars_figure, entropy_figure, histograms_figure, layers_figure
 
-BLUE, ORANGE = (tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in (HIGH, LOW))
+
+def rgb(colour):
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+BLUE, ORANGE = rgb(HIGH), rgb(LOW)
 
 
 @pytest.fixture
@@ -23,7 +28,7 @@ def run(tmp_path):
         generator = np.random.default_rng(0)
         entropies = 4.0 + spread * generator.normal(size=(300, 3))
         entropies[:30, 1] -= 10 * spread
-        columns = {"id": [f"q{index}" for index in range(300)]}
+        columns = {"id": [f"q{index}" for index in range(300)], "n_image_tokens": [81] * 300}
         columns |= {f"entropy_{layer:02d}": column for layer, column in enumerate(entropies.T)}
         pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "attention.parquet")
         flags, layers = tmp_path / "flags.parquet", tmp_path / "layers.csv"
@@ -104,3 +109,31 @@ def test_flags_of_another_defence(tmp_path):
     with pytest.raises(ByeError, match="needs the flags of the bye detector"):
         entropy_figure(tmp_path / "flags.parquet", tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
+
+
+# ---- figures of many cells -------------------------------------------------------------------------------------------
+
+
+def test_histograms_of_many_cells(tmp_path, run, drawn):
+    flags, _ = run()
+    cells = {("a", "x"): (flags, None), ("a", "y"): (flags, None), ("b", "x"): (flags, None)}
+    for name in ("figure3.png", "figure3.pdf", "again.pdf"):
+        histograms_figure(cells, tmp_path / name)
+    assert drawn[:4] == ["x, layers 1", "y, layers 1", "x, layers 1", "mean entropy (nats)"]
+    assert has_colour(tmp_path / "figure3.png", ORANGE)
+    assert (tmp_path / "figure3.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "figure3.pdf").read_bytes() == (tmp_path / "again.pdf").read_bytes()
+
+
+def test_bars_of_a_table(tmp_path):
+    rows = ["model,variant,dataset,f1", "m,a,x,50.00", "m,b,x,75.00", "m,a,y,", "m,b,y,100.00"]
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    bars_figure(tmp_path / "table.csv", tmp_path / "a.png", "variant", "f1", "F1 (%)")
+    assert has_colour(tmp_path / "a.png", rgb(SERIES[0])) and has_colour(tmp_path / "a.png", rgb(SERIES[1]))
+
+
+def test_layers(tmp_path):
+    rows = ["model,dataset,layer,bsi,auroc,sensitive", "m,x,0,1.10,0.52,false", "m,x,1,3.00,0.99,true"]
+    (tmp_path / "layers.csv").write_text("\n".join(rows))
+    layers_figure(tmp_path / "layers.csv", tmp_path / "a.png", 2.0)
+    assert has_colour(tmp_path / "a.png", BLUE) and has_colour(tmp_path / "a.png", ORANGE)

@@ -3,11 +3,24 @@
 import csv
 import json
 
+import numpy as np
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 
+from bye.defences import detect
 from bye.errors import ByeError
 from bye.reference import paper_number
-from bye.tables import cells_of, table1, table2, table5, table_of_attacks, table_of_variants
+from bye.tables import (
+    cells_of,
+    labels_of,
+    layers_table,
+    table1,
+    table2,
+    table5,
+    table_of_attacks,
+    table_of_variants,
+)
 
 PAPER = {"llava-mini": "llava-1.5-7b", "internvl-mini": "internvl2.5-8b"}
 
@@ -236,3 +249,25 @@ def test_table_of_variants(tmp_path):
     assert (second["f1"], second["paper_F1"], second["n_seeds"], second["f1_std"]) == ("75.00", "96.71", "2", "0.00")
     table_of_variants(cells_of(paths), tmp_path / "figure4.csv", names)
     assert "paper_F1" not in rows_of(tmp_path / "figure4.csv")[0]
+
+
+def test_layers_table_has_the_auroc_of_each_layer(tmp_path):
+    poisoned = np.arange(100) < 10
+    entropies = np.random.default_rng(0).normal(4.0, 0.1, (100, 2))
+    entropies[poisoned, 1] -= 2
+    folder = tmp_path / "llava-mini/scienceqa/badnet/s0"
+    (folder / "vanilla").mkdir(parents=True)
+    (folder / "bye").mkdir()
+    columns = {"id": [str(i) for i in range(100)], "n_image_tokens": [81] * 100}
+    columns |= {f"entropy_0{layer}": entropies[:, layer] for layer in (0, 1)}
+    pq.write_table(pyarrow.table(columns), folder / "vanilla/attention.parquet")
+    detect(folder / "vanilla/attention.parquet", folder / "bye/layers.csv", folder / "bye/flags.parquet")
+    labels = tmp_path / "labels/scienceqa/badnet/s0.parquet"
+    labels.parent.mkdir(parents=True)
+    pq.write_table(pyarrow.table({"id": columns["id"], "poisoned": poisoned}), labels)
+    cells = cells_of([folder / "vanilla/attention.parquet", folder / "bye/layers.csv"])
+    layers_table(cells, labels_of([labels]), tmp_path / "layers.csv")
+    first, second = rows_of(tmp_path / "layers.csv")
+    assert (first["layer"], first["sensitive"], second["sensitive"]) == ("0", "false", "true")
+    assert second["auroc"] == "1.00" and 0.2 < float(first["auroc"]) < 0.8
+    assert float(second["mu_low"]) == pytest.approx(2.0, abs=0.1) and float(second["bsi"]) > 10

@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 
+from bye.defences import read_entropies
 from bye.errors import ByeError
 from bye.files import write_json
 from bye.flags import read_flags, read_table
@@ -67,6 +68,24 @@ def detection_metrics(poisoned, flagged, scores):
         "n_poisoned": n_poisoned,
         "n_samples": len(poisoned),
     }
+
+
+def layer_aurocs(attention, labels):
+    """Return for each layer how well its entropy alone ranks the poisoned samples first, in 0..1; None without poison.
+
+    attention: path of attention.parquet; labels: path of the Parquet file (id, poisoned). Raises ByeError if a sample
+    has no label.
+    """
+    ids, entropies, _ = read_entropies(attention)
+    table = read_table(labels, ("id", "poisoned"))
+    poisoned = dict(zip(table["id"], table["poisoned"], strict=True))
+    missing = [sample for sample in ids if sample not in poisoned]
+    if missing:
+        raise ByeError(f"{labels} has no label for sample {missing[0]!r}; give the labels of this training set")
+    mask = np.array([poisoned[sample] for sample in ids], dtype=bool)
+    if mask.all() or not mask.any():
+        return [None] * entropies.shape[1]
+    return [auroc(mask, -column) for column in entropies.T]
 
 
 def auroc(positive, suspicion):
