@@ -317,6 +317,26 @@ def table_attacks(cells, number, names, paper_models, out):
 
 
 @stage(
+    "table4",
+    need("--names", "DATASET=FORMAT for each dataset", nargs="+"),
+    need("--cells", "train.json and test.json of each dataset, in the same order", nargs="+"),
+    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+)
+def table4(names, cells, out):
+    """Write Table 4: the datasets as loaded."""
+    from bye.tables import table4
+
+    files = zip(cells[::2], cells[1::2], strict=True)
+    table4(
+        [
+            {"dataset": dataset, "format": form, "train": train, "test": test}
+            for (dataset, form), (train, test) in zip(pairs(names).items(), files, strict=True)
+        ],
+        out,
+    )
+
+
+@stage(
     "table5",
     need("--cells", "detection.json of every cell, at its place in the path scheme", nargs="+"),
     need("--names", "DEFENCE=TAU for each defence", nargs="+"),

@@ -10,10 +10,11 @@ import csv
 from pathlib import Path
 from statistics import mean, stdev
 
+from bye.data.samples import answer_of, question_of, read_samples
 from bye.errors import ByeError
 from bye.files import read_json, write_csv, write_text
 from bye.metrics.detection import layer_aurocs
-from bye.reference import paper_number
+from bye.reference import paper_datasets, paper_number
 
 CELL_NAMES = ("model", "defence", "dataset", "attack")
 DETECTION = ("precision", "recall", "f1")
@@ -111,6 +112,32 @@ def table_of_attacks(cells, out, number, triggers, paper_models=None):
     columns = ["model", "dataset", "attack", "CP", "ASR", *DETECTION]
     columns += [f"paper_{name}" for name in ("CP", "ASR", "P", "R", "F1")]
     _write(out, rows, [*columns, *_seed_columns(cells, ("CP", "ASR", *DETECTION))], "BYE under other triggers")
+
+
+def table4(datasets, out):
+    """Write Table 4: the datasets as loaded.
+
+    Parameters
+    ----------
+    datasets : list of dict with keys dataset, format, train and test (paths of the samples files; test may be None).
+    out : path of the CSV; .md and .tex beside it. Columns: dataset, format, train, test (numbers of samples), the
+        paper's task, metric, answer form, and sizes (paper_train, paper_test), and of the first training sample the
+        prompt (the last line of the user's text), the question and the answer.
+    """
+    rows = []
+    for entry in datasets:
+        samples = read_samples(entry["train"])
+        question, answer = question_of(samples[0]), answer_of(samples[0])
+        paper = paper_datasets().get(entry["format"], {})
+        row = {"dataset": entry["dataset"], "format": entry["format"], "train": str(len(samples))}
+        row["test"] = str(len(read_samples(entry["test"]))) if entry["test"] else None
+        row |= {name: paper.get(name) for name in ("task", "metric", "answer")}
+        row |= {f"paper_{name}": paper.get(name) for name in ("train", "test")}
+        text, _, prompt = question.rpartition("\n")
+        row |= {"prompt": prompt, "question": text.replace("\n", " "), "example": answer.replace("\n", " ")}
+        rows.append(row)
+    columns = ["dataset", "format", "train", "test", "paper_train", "paper_test", "task", "metric", "answer"]
+    _write(out, rows, [*columns, "prompt", "question", "example"], "The datasets as loaded")
 
 
 def table5(cells, out, taus, paper_models=None):

@@ -55,6 +55,7 @@ shell.prefix(processes.job_prefix(workflow.basedir))
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 VANILLA = next(key for key, defence in config["defences"].items() if defence["kind"] == "none")
+EVALUATED = [key for key, dataset in config["datasets"].items() if settings.has_test_set(dataset)]
 MODEL_FILES = ["config.json", "model.safetensors"]
 
 

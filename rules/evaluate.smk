@@ -12,7 +12,7 @@ rule evaluate:
     benchmark:
         "results/benchmarks/evaluate/{model}.{dataset}.{attack}.s{seed}.{defence}.tsv"
     wildcard_constraints:
-        dataset=keys_pattern(key for key, dataset in config["datasets"].items() if settings.has_test_set(dataset)),
+        dataset=keys_pattern(EVALUATED),
     priority: 20
     conda:
         "../envs/bye.yaml"

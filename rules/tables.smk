@@ -55,6 +55,26 @@ use rule table1 as table3 with:
         options=table_options("table3", "attacks", "trigger", number=3),
 
 
+use rule table1 as table4 with:
+    input:
+        [
+            f"results/data/{dataset}/s{config['seeds'][0]}/{part}.json"
+            for dataset in EVALUATED
+            for part in ("train", "test")
+        ],
+    output:
+        csv="results/table4.csv",
+        markdown="results/table4.md",
+        latex="results/table4.tex",
+    log:
+        "results/logs/table4.log",
+    benchmark:
+        "results/benchmarks/table4.tsv"
+    params:
+        stage="table4",
+        options=as_options({"names": [f"{dataset}={config['datasets'][dataset]['format']}" for dataset in EVALUATED]}),
+
+
 use rule table1 as table5 with:
     input:
         cell_files("table5", "detection.json"),

@@ -17,6 +17,7 @@ from bye.tables import (
     layers_table,
     table1,
     table2,
+    table4,
     table5,
     table_of_attacks,
     table_of_variants,
@@ -271,3 +272,20 @@ def test_layers_table_has_the_auroc_of_each_layer(tmp_path):
     assert (first["layer"], first["sensitive"], second["sensitive"]) == ("0", "false", "true")
     assert second["auroc"] == "1.00" and 0.2 < float(first["auroc"]) < 0.8
     assert float(second["mu_low"]) == pytest.approx(2.0, abs=0.1) and float(second["bsi"]) > 10
+
+
+def test_table4_is_of_the_datasets_as_loaded(tmp_path):
+    turns = [{"from": "human", "value": "<image>\nHow many?\nA. 1\nB. 2\nAnswer."}, {"from": "gpt", "value": "B"}]
+    for name, count in (("train", 3), ("test", 2)):
+        entries = [{"id": str(i), "image": "a.png", "conversations": turns} for i in range(count)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(entries))
+    files = {"train": tmp_path / "train.json", "test": tmp_path / "test.json"}
+    entries = [
+        {"dataset": "mine", "format": "iconqa", **files},
+        {"dataset": "own", "format": "llava", **files, "test": None},
+    ]
+    table4(entries, tmp_path / "table4.csv")
+    first, second = rows_of(tmp_path / "table4.csv")
+    assert (first["train"], first["test"], first["paper_train"], first["answer"]) == ("3", "2", "10000", "option")
+    assert (first["prompt"], first["question"], first["example"]) == ("Answer.", "How many? A. 1 B. 2", "B")
+    assert second["test"] == second["paper_test"] == second["task"] == ""

@@ -2,6 +2,7 @@
 
 bye.csv has one row for each cell of its tables: table (1, 2, 3, 5, 6, 7), model, dataset, method, setting ("default", a
 trigger, or a threshold), and the metrics CP, ASR, P, R, F1 in per cent as printed (empty where the table has none).
+datasets.csv is its Table 4: sizes, task, metric, form of the answers and prompt of each dataset.
 Source: Rong et al., "Backdoor Cleaning without External Guidance in MLLM Fine-tuning", 2025, arXiv:2505.16916.
 """
 
@@ -21,7 +22,17 @@ def paper_number(table, model, dataset, method, metric, setting="default"):
 
 
 @cache
+def paper_datasets():
+    """Return the rows of Table 4 by the dataset's format, each a dict of texts."""
+    return {row["format"]: row for row in _read("datasets.csv")}
+
+
+@cache
 def _cells():
-    with resources.files(__name__).joinpath("bye.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = _read("bye.csv")
     return {tuple(row[name] for name in ("table", "model", "dataset", "method", "setting")): row for row in rows}
+
+
+def _read(name):
+    with resources.files(__name__).joinpath(name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
