@@ -140,6 +140,38 @@ def layers_figure(table, out, tau):
                     axes.set_ylabel("BSI")
 
 
+def poison_rate_figure(table, out):
+    """Draw recall, precision and ASR over the share of poison, and the share dropped, a panel a method."""
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    cells = list(dict.fromkeys((row["model"], row["dataset"], row["method"]) for row in rows))
+    lines = {
+        "recall": ("recall", SERIES[3], "o-"),
+        "precision": ("precision", SERIES[1], "s-"),
+        "ASR_vanilla": ("ASR, plain fine-tune", SERIES[2], "^--"),
+        "ASR": ("ASR after cleaning", LOW, "v-"),
+        "dropped": ("share dropped", SERIES[0], "d:"),
+    }
+    with _figure(out, (1.0 + 3.4 * len(cells), 3.6)) as figure:
+        panels = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
+        for axes, cell in zip(panels, cells, strict=True):
+            own = [row for row in rows if (row["model"], row["dataset"], row["method"]) == cell]
+            for column, (label, colour, style) in lines.items():
+                points = [(float(row["rate"]), float(row[column])) for row in own if row[column]]
+                if points:
+                    axes.plot(*zip(*points, strict=True), style, color=colour, label=label, markersize=4, linewidth=1.3)
+            axes.set_xscale("symlog", linthresh=0.5)
+            ticks = sorted({float(row["rate"]) for row in own})
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+            axes.set_xlabel("poisoned training samples (%)")
+            axes.set_title(", ".join(cell), loc="left", fontsize=9)
+        panels[0].set_ylabel("%")
+        panels[0].set_ylim(-3, 104)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+
+
 @dataclass
 class Scores:
     """What a histogram shows: the scores, who is low (poisoned, or flagged where there are no labels) and the cut."""

@@ -367,6 +367,20 @@ def table_variants(cells, number, names, paper_models, out):
 
 
 @stage(
+    "poison-rate-table",
+    need("--cells", "flags.parquet, detection.json and eval.json of every cell, at their places", nargs="+"),
+    need("--names", "ATTACK=RATE for each attack", nargs="+"),
+    need("--plain", "defence key of the plain fine-tune"),
+    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+)
+def poison_rate_table(cells, names, plain, out):
+    """Write detection and attack success over the share of poison."""
+    from bye.tables import cells_of, poison_rate_table
+
+    poison_rate_table(cells_of(cells), out, {name: float(rate) for name, rate in pairs(names).items()}, plain)
+
+
+@stage(
     "layers-table",
     need("--cells", "attention.parquet and layers.csv of every cell, at their places in the path scheme", nargs="+"),
     need("--labels", "their labels, .../DATASET/ATTACK/sSEED.parquet", nargs="+"),
@@ -413,6 +427,19 @@ def bars_figure(table, out, **options):
 
     for path in out:
         bars_figure(table, path, **options)
+
+
+@stage(
+    "poison-rate-figure",
+    need("--table", "CSV that poison-rate-table wrote"),
+    need("--out", "pictures to write, PNG or PDF", nargs="+"),
+)
+def poison_rate_figure(table, out):
+    """Draw detection and attack success over the share of poison."""
+    from bye.figures import poison_rate_figure
+
+    for path in out:
+        poison_rate_figure(table, path)
 
 
 @stage(

@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from bye.data.samples import answer_of, question_of, read_samples
 from bye.errors import ByeError
 from bye.files import read_json, write_csv, write_text
+from bye.flags import read_flags
 from bye.metrics.detection import layer_aurocs
 from bye.reference import paper_datasets, paper_number
 
@@ -191,6 +192,40 @@ def table_of_variants(cells, out, names, number=None, paper_models=None):
         rows.append(row)
     columns = ["model", "variant", "dataset", "f1", *(["paper_F1"] if number is not None else [])]
     _write(out, rows, [*columns, *_seed_columns(cells, ["f1"])], "F1 of variants of the detector")
+
+
+def poison_rate_table(cells, out, rates, plain):
+    """Write how detection and cleaning depend on the share of poison, the untouched set included.
+
+    Parameters
+    ----------
+    cells : list of dict as in `table1`, each with flags, detection or eval; of several detectors. eval also of the
+        plain fine-tune.
+    out : path of the CSV; .md and .tex beside it. Columns: model, dataset, method, rate (per cent), precision, recall,
+        f1, dropped (per cent of the set), ASR_vanilla and ASR (after cleaning); empty where there is no poison.
+    rates : dict, attack key -> share of poison.
+    plain : defence key of the plain fine-tune.
+    """
+    detections = _grouped([cell for cell in cells if "detection" in cell], "detection", DETECTION)
+    evaluations = _grouped([cell for cell in cells if "eval" in cell], "eval", ("ASR",))
+    flags = {}
+    for cell in cells:
+        if "flags" in cell:
+            flagged = read_flags(cell["flags"])["flagged"]
+            flags.setdefault(tuple(cell[name] for name in CELL_NAMES), []).append(100 * mean(flagged))
+    rows = []
+    for key, dropped in flags.items():
+        model, method, dataset, attack = key
+        row = {"model": model, "dataset": dataset, "method": method, "rate": f"{100 * rates[attack]:g}"}
+        row |= _statistics(_per_cent(detections.get(key, []), DETECTION))
+        row |= _statistics({"ASR": [result["ASR"] for result in evaluations.get(key, [])]})
+        before = evaluations.get((model, plain, dataset, attack), [])
+        row |= _statistics({"ASR_vanilla": [result["ASR"] for result in before]})
+        rows.append(row | _statistics({"dropped": dropped}))
+    rows.sort(key=lambda row: (row["model"], row["dataset"], row["method"], float(row["rate"])))
+    columns = ["model", "dataset", "method", "rate", *DETECTION, "dropped", "ASR_vanilla", "ASR"]
+    measures = (*DETECTION, "dropped", "ASR_vanilla", "ASR")
+    _write(out, rows, [*columns, *_seed_columns(cells, measures)], "Share of poison")
 
 
 def labels_of(paths):

@@ -163,20 +163,21 @@ def model_files(wildcards):
     return sorted(entry.path for entry in os.scandir(path) if entry.name.endswith((".json", ".safetensors", ".jinja")))
 
 
-def cell_files(table, name, kinds=("none", "random", "bye", "oracle")):
+def cell_files(table, name, kinds=("none", "random", "bye", "oracle"), poisoned=False, first=False):
     """Return one file of every cell of a table whose defence is of one of these kinds.
 
-    The plain fine-tune belongs to every table: asked for kinds=["none"], it need not be among the table's defences.
+    poisoned: of poisoned sets only; first: of the table's first defence only. The plain fine-tune belongs to every table: asked for kinds=["none"], it need not be among the table's defences.
     """
     table = config["tables"].get(table)
     if table is None:
         return []
-    defences = [VANILLA] if kinds == ["none"] else table["defences"]
+    defences = [VANILLA] if kinds == ["none"] else table["defences"][: 1 if first else None]
+    attacks = table.get("attacks", [table.get("attack")])
     return expand(
         f"{CELL}/{name}",
         model=table["models"],
         dataset=table["datasets"],
-        attack=table.get("attacks", [table.get("attack")]),
+        attack=[attack for attack in attacks if not poisoned or attack != settings.BUILT_IN_ATTACK],
         seed=config["seeds"],
         defence=[defence for defence in defences if defence in defences_of_kind(*kinds)],
     )
@@ -276,11 +277,11 @@ def paper_models():
     return [f"{key}={model['paper']}" for key, model in config["models"].items() if model["paper"]]
 
 
-def table_options(table, section, name=None, number=None):
+def table_options(table, section, name=None, **more):
     """Return the options of an ablation's table: the setting `name` of each of its attacks or defences, or their keys."""
     entries = config["tables"].get(table, {}).get(section, [])
-    names = [f"{key}={config[section][key][name] if name else key}" for key in entries]
-    return as_options({"number": number, "names": names or None, "paper_models": paper_models()})
+    names = [f"{key}={config[section].get(key, {}).get(name, 0) if name else key}" for key in entries]
+    return as_options({"names": names or None, **more})
 
 
 # ---- requested files -------------------------------------------------------------------------------------------------

@@ -53,3 +53,17 @@ use rule figure4 as layers_figure with:
         "results/benchmarks/layers_figure.tsv"
     params:
         stage="layers-figure",
+
+
+use rule figure4 as poison_rate_figure with:
+    input:
+        "results/poison_rate.csv",
+    output:
+        png="results/poison_rate.png",
+        pdf="results/poison_rate.pdf",
+    log:
+        "results/logs/poison_rate_figure.log",
+    benchmark:
+        "results/benchmarks/poison_rate_figure.tsv"
+    params:
+        stage="poison-rate-figure",

@@ -52,7 +52,7 @@ use rule table1 as table3 with:
         "results/benchmarks/table3.tsv"
     params:
         stage="table-attacks",
-        options=table_options("table3", "attacks", "trigger", number=3),
+        options=table_options("table3", "attacks", "trigger", paper_models=paper_models(), number=3),
 
 
 use rule table1 as table4 with:
@@ -88,7 +88,7 @@ use rule table1 as table5 with:
         "results/benchmarks/table5.tsv"
     params:
         stage="table5",
-        options=table_options("table5", "defences", "tau"),
+        options=table_options("table5", "defences", "tau", paper_models=paper_models()),
 
 
 use rule table1 as table6 with:
@@ -104,7 +104,7 @@ use rule table1 as table6 with:
         "results/benchmarks/table6.tsv"
     params:
         stage="table-attacks",
-        options=table_options("table6", "attacks", "trigger", number=6),
+        options=table_options("table6", "attacks", "trigger", paper_models=paper_models(), number=6),
 
 
 use rule table1 as table7 with:
@@ -120,7 +120,7 @@ use rule table1 as table7 with:
         "results/benchmarks/table7.tsv"
     params:
         stage="table-variants",
-        options=table_options("table7", "defences", "clustering", number=7),
+        options=table_options("table7", "defences", "clustering", paper_models=paper_models(), number=7),
 
 
 use rule table1 as figure4_data with:
@@ -153,3 +153,22 @@ use rule table1 as layers with:
     params:
         stage="layers-table",
         options=as_options({"labels": label_files("table2")}),
+
+
+use rule table1 as poison_rate with:
+    input:
+        cell_files("poison_rate", "flags.parquet"),
+        cell_files("poison_rate", "detection.json", poisoned=True),
+        cell_files("poison_rate", "eval.json", poisoned=True, first=True),
+        cell_files("poison_rate", "eval.json", kinds=["none"], poisoned=True),
+    output:
+        csv="results/poison_rate.csv",
+        markdown="results/poison_rate.md",
+        latex="results/poison_rate.tex",
+    log:
+        "results/logs/poison_rate.log",
+    benchmark:
+        "results/benchmarks/poison_rate.tsv"
+    params:
+        stage="poison-rate-table",
+        options=table_options("poison_rate", "attacks", "rate", plain=VANILLA),

@@ -10,11 +10,14 @@ import pytest
 
 from bye.defences import detect
 from bye.errors import ByeError
+from bye.figures import poison_rate_figure
+from bye.flags import write_flags
 from bye.reference import paper_number
 from bye.tables import (
     cells_of,
     labels_of,
     layers_table,
+    poison_rate_table,
     table1,
     table2,
     table4,
@@ -289,3 +292,24 @@ def test_table4_is_of_the_datasets_as_loaded(tmp_path):
     assert (first["train"], first["test"], first["paper_train"], first["answer"]) == ("3", "2", "10000", "option")
     assert (first["prompt"], first["question"], first["example"]) == ("Answer.", "How many? A. 1 B. 2", "B")
     assert second["test"] == second["paper_test"] == second["task"] == ""
+
+
+def test_poison_rate_counts_what_is_dropped_from_an_untouched_set_too(tmp_path):
+    paths = []
+    for attack, flagged in (("none", 1), ("badnet", 5)):
+        for defence in ("bye", "bye_released"):
+            folder = tmp_path / f"llava-mini/scienceqa/{attack}/s0/{defence}"
+            folder.mkdir(parents=True)
+            mask = np.arange(50) < flagged
+            write_flags(folder / "flags.parquet", [str(i) for i in range(50)], mask, [""] * 50)
+            paths.append(folder / "flags.parquet")
+    paths.append(detection(tmp_path, 0.8, 1.0, 0.9, 0.99, 5, [1]))
+    paths += [evaluation(tmp_path, 90.0, 2.0), evaluation(tmp_path, 91.0, 99.0, defence="vanilla")]
+    poison_rate_table(cells_of(paths), tmp_path / "rate.csv", {"none": 0.0, "badnet": 0.1}, "vanilla")
+    untouched, poisoned, *released = rows_of(tmp_path / "rate.csv")
+    assert (untouched["rate"], untouched["dropped"], untouched["ASR"], untouched["f1"]) == ("0", "2.00", "", "")
+    assert (poisoned["rate"], poisoned["dropped"], poisoned["recall"]) == ("10", "10.00", "100.00")
+    assert (poisoned["ASR_vanilla"], poisoned["ASR"]) == ("99.00", "2.00")
+    assert [row["method"] for row in released] == ["bye_released"] * 2
+    poison_rate_figure(tmp_path / "rate.csv", tmp_path / "rate.pdf")
+    assert (tmp_path / "rate.pdf").read_bytes().startswith(b"%PDF")
