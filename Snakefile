@@ -21,7 +21,11 @@ rule all:
     default_target: True
     input:
         expand("results/table{number}.csv", number=[1, 2, 3, 4, 5, 6, 7]),
-        expand("results/{name}.{kind}", name=["figure3", "figure4", "layers", "poison_rate"], kind=["png", "pdf"]),
+        expand(
+            "results/{name}.{kind}",
+            name=["figure2", "figure3", "figure4", "figure5", "layers", "poison_rate"],
+            kind=["png", "pdf"],
+        ),
         cell_files("table2", "entropy.png", kinds=["bye"]),
 
 

@@ -7,15 +7,18 @@ each head on system, image and question tokens.
 
 import sys
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from bye.data.images import load_image
-from bye.data.samples import id_of, question_of, read_samples
+from bye.data.samples import id_of, question_of, read_samples, write_samples
 from bye.errors import ByeError
 from bye.files import replacing, write_parquet
+from bye.flags import read_table
 from bye.models import load_model
 from bye.models.attention import LastRow, record_decoder
 from bye.models.family import ImageFeatures, pad
@@ -80,6 +83,31 @@ def extract(
         stacked = np.array([maps[name] for name in kept], dtype=np.float32).reshape(len(kept), loaded.n_layers, -1)
         with replacing(maps_out) as partial, open(partial, "wb") as file:
             np.savez(file, ids=np.array(kept, dtype=str), maps=stacked, grid=np.array(loaded.grid))
+
+
+def example_maps(model, adapter, samples, images, labels, out, count=2, seed=0, **options):
+    """Write the attention maps of a few clean and as many poisoned samples, for figures: see `extract`.
+
+    labels: path of the Parquet file (id, poisoned); count: samples of each kind, drawn by seed; out: the npz file.
+    Raises ByeError if a sample has no label.
+    """
+    entries = read_samples(samples)
+    table = read_table(labels, ("id", "poisoned"))
+    poisoned = dict(zip(table["id"], table["poisoned"], strict=True))
+    missing = [id_of(entry) for entry in entries if id_of(entry) not in poisoned]
+    if missing:
+        raise ByeError(f"{labels} has no label for sample {missing[0]!r}; give the labels of this training set")
+    order = [entries[i] for i in np.random.default_rng(seed).permutation(len(entries))]
+    chosen = [[entry for entry in order if poisoned[id_of(entry)] == kind][:count] for kind in (False, True)]
+    chosen = [entry for part in chosen for entry in part]
+    with TemporaryDirectory() as folder:
+        write_samples(Path(folder) / "chosen.json", chosen)
+        extract(
+            *(model, adapter, Path(folder) / "chosen.json", images, Path(folder) / "attention.parquet"),
+            maps_for=[id_of(entry) for entry in chosen],
+            maps_out=out,
+            **options,
+        )
 
 
 @torch.no_grad()

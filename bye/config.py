@@ -64,13 +64,11 @@ def check_references(config):
             f"and has {len(plain)}: {', '.join(plain) or 'none'}"
         )
     for table, cells in config["tables"].items():
-        for names in ("models", "datasets", "defences"):
-            for key in cells[names]:
-                check_known(key, config, names, f"config key tables.{table}.{names}")
-        for key in cells.get("attacks", [cells.get("attack")]):
-            name = "attacks" if "attacks" in cells else "attack"
-            check_known(key, config, "attacks", f"config key tables.{table}.{name}")
-        for key in cells["datasets"]:
+        for name in cells:
+            section = name if name in config else f"{name}s"
+            for key in cells[name] if isinstance(cells[name], list) else [cells[name]]:
+                check_known(key, config, section, f"config key tables.{table}.{name}")
+        for key in cells.get("datasets", []):
             if not has_test_set(config["datasets"][key]):
                 raise ByeError(
                     f"config key tables.{table}.datasets names {key}, without a test set; set datasets.{key}.test"

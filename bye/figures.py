@@ -14,6 +14,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bye.data.images import load_image
+from bye.data.samples import id_of, read_samples
 from bye.errors import ByeError
 from bye.files import replacing
 from bye.flags import read_flags, read_table
@@ -170,6 +172,93 @@ def poison_rate_figure(table, out):
         panels[0].set_ylim(-3, 104)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+
+
+def maps_figure(maps, samples, images, labels, out):
+    """Draw attention maps over the layers, clean above poisoned, on the samples' own images (Fig. 2).
+
+    Parameters
+    ----------
+    maps : path of the npz file of `bye.attention.example_maps`.
+    samples, images : the training samples and their image folder.
+    labels : path of the labels.
+    out : path of the picture, PNG or PDF.
+    """
+    rows = _examples(maps, samples, images, labels)
+    layers = rows[0].maps.shape[0]
+    with _figure(out, (0.4 + 1.45 * (layers + 1), 0.3 + 1.55 * len(rows))) as figure:
+        grid = figure.subplots(len(rows), layers + 1, squeeze=False)
+        for axes_row, example in zip(grid, rows, strict=True):
+            _draw_map(axes_row[0], example.image, None)
+            axes_row[0].set_ylabel("poisoned" if example.poisoned else "clean", color=LOW if example.poisoned else HIGH)
+            for layer, axes in enumerate(axes_row[1:]):
+                _draw_map(axes, example.image, example.maps[layer])
+                axes.set_xlabel(f"{_entropy(example.maps[layer]):.2f} nats", fontsize=8)
+        grid[0, 0].set_title("image", fontsize=9)
+        for layer in range(layers):
+            grid[0, layer + 1].set_title(f"layer {layer}", fontsize=9)
+
+
+def triggers_figure(attacks, out):
+    """Draw for each attack a poisoned image and its attention in the layer where it is sharpest (Fig. 5).
+
+    attacks : list of (name, maps, samples, images, labels), paths as in `maps_figure`.
+    """
+    with _figure(out, (0.4 + 1.9 * len(attacks), 4.1)) as figure:
+        grid = figure.subplots(2, len(attacks), squeeze=False)
+        for column, (name, *files) in enumerate(attacks):
+            example = next(example for example in _examples(*files) if example.poisoned)
+            layer = int(np.argmin([_entropy(each) for each in example.maps]))
+            _draw_map(grid[0, column], example.image, None)
+            _draw_map(grid[1, column], example.image, example.maps[layer])
+            grid[0, column].set_title(name, fontsize=9)
+            grid[1, column].set_xlabel(f"layer {layer}, {_entropy(example.maps[layer]):.2f} nats", fontsize=8)
+        grid[0, 0].set_ylabel("poisoned image")
+        grid[1, 0].set_ylabel("attention")
+
+
+@dataclass
+class Example:
+    """A sample's image (PIL), its attention maps (layers, rows, columns), and whether it is poisoned."""
+
+    image: object
+    maps: np.ndarray
+    poisoned: bool
+
+
+def _examples(maps, samples, images, labels):
+    """The examples of a maps file, clean ones first."""
+    entries = {id_of(entry): entry for entry in read_samples(samples)}
+    table = read_table(labels, ("id", "poisoned"))
+    poisoned = dict(zip(table["id"], table["poisoned"], strict=True))
+    with np.load(maps) as content:
+        grid = tuple(content["grid"])
+        found = [
+            Example(load_image(images, entries[name]), rows.reshape(len(rows), *grid), poisoned[name])
+            for name, rows in zip(content["ids"].tolist(), content["maps"], strict=True)
+        ]
+    return sorted(found, key=lambda example: example.poisoned)
+
+
+def _draw_map(axes, image, attention):
+    """Show an image in grey with attention in colour over it, or as it is without."""
+    if attention is None:
+        axes.imshow(image)
+    else:
+        height, width = np.asarray(image).shape[:2]
+        axes.imshow(image.convert("L"), cmap="gray", alpha=0.6)
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        axes.imshow(attention, cmap="inferno", alpha=0.6, extent=extent, interpolation="bilinear", vmin=0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _entropy(attention):
+    share = attention[attention > 0] / attention.sum()
+    return float(np.sum(share * np.log(1 / share)))
 
 
 @dataclass

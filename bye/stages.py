@@ -180,6 +180,26 @@ def attention(**options):
 
 
 @stage(
+    "attention-maps",
+    MODEL,
+    FAMILY,
+    need("--adapter", "PEFT adapter folder"),
+    SAMPLES,
+    IMAGES,
+    need("--labels", "ground truth: figures show clean and poisoned samples"),
+    may("--count", 2, "samples of each kind"),
+    need("--out", "npz file to write"),
+    SEED,
+    THREADS,
+)
+def attention_maps(**options):
+    """Extract the attention maps of a few clean and poisoned samples, for figures."""
+    from bye.attention import example_maps
+
+    example_maps(**options)
+
+
+@stage(
     "detect",
     need("--attention", "attention.parquet of the training samples"),
     may("--rule", "paper", "how a layer is found sensitive: paper or released"),
@@ -440,6 +460,39 @@ def poison_rate_figure(table, out):
 
     for path in out:
         poison_rate_figure(table, path)
+
+
+@stage(
+    "maps-figure",
+    need("--maps", "npz file of attention-maps"),
+    SAMPLES,
+    IMAGES,
+    need("--labels", "ground truth"),
+    need("--out", "pictures to write, PNG or PDF", nargs="+"),
+)
+def maps_figure(out, **files):
+    """Draw Figure 2: attention maps over the layers, clean above poisoned."""
+    from bye.figures import maps_figure
+
+    for path in out:
+        maps_figure(**files, out=path)
+
+
+@stage(
+    "triggers-figure",
+    need("--names", "attacks", nargs="+"),
+    need("--maps", "npz file of each", nargs="+"),
+    need("--samples", "training samples of each", nargs="+"),
+    need("--images", "image folder of each", nargs="+"),
+    need("--labels", "ground truth of each", nargs="+"),
+    need("--out", "pictures to write, PNG or PDF", nargs="+"),
+)
+def triggers_figure(names, maps, samples, images, labels, out):
+    """Draw Figure 5: a poisoned image of each attack and its attention."""
+    from bye.figures import triggers_figure
+
+    for path in out:
+        triggers_figure(list(zip(names, maps, samples, images, labels, strict=True)), path)
 
 
 @stage(

@@ -166,7 +166,8 @@ def model_files(wildcards):
 def cell_files(table, name, kinds=("none", "random", "bye", "oracle"), poisoned=False, first=False):
     """Return one file of every cell of a table whose defence is of one of these kinds.
 
-    poisoned: of poisoned sets only; first: of the table's first defence only. The plain fine-tune belongs to every table: asked for kinds=["none"], it need not be among the table's defences.
+    poisoned: of poisoned sets only; first: of the table's first defence only. The plain fine-tune belongs to every
+    table: asked for kinds=["none"], it need not be among the table's defences.
     """
     table = config["tables"].get(table)
     if table is None:
@@ -190,6 +191,21 @@ def label_files(table):
         return []
     attacks = table.get("attacks", [table.get("attack")])
     return expand(LABELS, dataset=table["datasets"], attack=attacks, seed=config["seeds"])
+
+
+def figure_files(figure, kind):
+    """Return maps, samples, labels or image folders of a figure of single samples: of each of its attacks, seed one."""
+    figure = config["tables"].get(figure)
+    if figure is None:
+        return []
+    patterns = {
+        "maps": f"results/{{model}}/{{dataset}}/{{attack}}/s{{seed}}/{VANILLA}/maps.npz",
+        "samples": f"{ATTACKED}/train.json",
+        "images": f"{ATTACKED}/images",
+        "labels": LABELS,
+    }
+    cell = {"model": figure["model"], "dataset": figure["dataset"], "seed": config["seeds"][0]}
+    return [patterns[kind].format(**cell, attack=attack) for attack in figure["attacks"]]
 
 
 # ---- settings as command line options --------------------------------------------------------------------------------

@@ -67,3 +67,82 @@ use rule figure4 as poison_rate_figure with:
         "results/benchmarks/poison_rate_figure.tsv"
     params:
         stage="poison-rate-figure",
+
+
+# Figures 2 and 5 show single samples of runs.
+rule attention_maps:
+    input:
+        samples=training_samples,
+        adapter=f"results/{{model}}/{{dataset}}/{{attack}}/s{{seed}}/{VANILLA}/adapter",
+        labels=LABELS,
+        model=model_files,
+    output:
+        f"results/{{model}}/{{dataset}}/{{attack}}/s{{seed}}/{VANILLA}/maps.npz",
+    log:
+        "results/logs/attention_maps/{model}.{dataset}.{attack}.s{seed}.log",
+    benchmark:
+        "results/benchmarks/attention_maps/{model}.{dataset}.{attack}.s{seed}.tsv"
+    conda:
+        "../envs/bye.yaml"
+    threads: torch_threads
+    resources:
+        mem_mb=model_mem_mb,
+        runtime=model_runtime,
+        gpu=model_gpu,
+        torch_threads=1,
+    params:
+        model=model_path,
+        images=training_images,
+        family=lambda wildcards: config["models"][wildcards.model]["family"],
+    shell:
+        "python -m bye attention-maps --model {params.model:q} --family {params.family} --adapter {input.adapter:q}"
+        " --samples {input.samples:q} --images {params.images:q} --labels {input.labels:q} --seed {wildcards.seed}"
+        " --threads {resources.torch_threads} --out {output:q} > {log:q} 2>&1"
+
+
+rule figure2:
+    input:
+        maps=figure_files("figure2", "maps"),
+        samples=figure_files("figure2", "samples"),
+        labels=figure_files("figure2", "labels"),
+    output:
+        png="results/figure2.png",
+        pdf="results/figure2.pdf",
+    log:
+        "results/logs/figure2.log",
+    benchmark:
+        "results/benchmarks/figure2.tsv"
+    conda:
+        "../envs/bye.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        stage="maps-figure",
+        options=as_options({"images": figure_files("figure2", "images")}),
+    shell:
+        "python -m bye {params.stage} {params.options} --maps {input.maps:q} --samples {input.samples:q}"
+        " --labels {input.labels:q} --out {output:q} > {log:q} 2>&1"
+
+
+use rule figure2 as figure5 with:
+    input:
+        maps=figure_files("figure5", "maps"),
+        samples=figure_files("figure5", "samples"),
+        labels=figure_files("figure5", "labels"),
+    output:
+        png="results/figure5.png",
+        pdf="results/figure5.pdf",
+    log:
+        "results/logs/figure5.log",
+    benchmark:
+        "results/benchmarks/figure5.tsv"
+    params:
+        stage="triggers-figure",
+        options=as_options(
+            {
+                "names": config["tables"].get("figure5", {}).get("attacks"),
+                "images": figure_files("figure5", "images"),
+            }
+        ),

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_models import write_tiny_model
 
-from bye.attention import entropy, extract, image_distribution, last_rows, masses_by_role
+from bye.attention import entropy, example_maps, extract, image_distribution, last_rows, masses_by_role
 from bye.errors import ByeError
 from bye.models import load_model
 from bye.models.attention import LastRow, record_decoder
@@ -163,3 +163,17 @@ def test_maps_of_an_unknown_id(folders, tmp_path):
 def test_maps_without_a_file_for_them(folders, tmp_path):
     with pytest.raises(ByeError, match="give --maps-out"):
         extract(folders / "llava", None, folders / "samples.json", folders, tmp_path / "o", maps_for=["sample 1"])
+
+
+def test_maps_of_a_few_samples_of_each_kind(folders, tmp_path):
+    labels = {"id": [f"sample {number}" for number in range(5)], "poisoned": [True, False, True, True, False]}
+    pyarrow.parquet.write_table(pyarrow.table(labels), tmp_path / "labels.parquet")
+    files = folders / "samples.json", folders, tmp_path / "labels.parquet"
+    example_maps(folders / "llava", None, *files, tmp_path / "maps.npz", count=2, seed=1)
+    with np.load(tmp_path / "maps.npz") as content:
+        chosen, maps = set(content["ids"].tolist()), content["maps"]
+    assert {"sample 1", "sample 4"} < chosen and len(chosen) == 4
+    np.testing.assert_allclose(maps.sum(axis=-1), 1, rtol=1e-5)
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["sample 0"], "poisoned": [True]}), tmp_path / "labels.parquet")
+    with pytest.raises(ByeError, match="no label for sample 'sample 1'"):
+        example_maps(folders / "llava", None, *files, tmp_path / "maps.npz")

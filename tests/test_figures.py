@@ -8,9 +8,20 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
+from bye.data.samples import write_samples
 from bye.defences import detect, random_drop
 from bye.errors import ByeError
-from bye.figures import HIGH, LOW, SERIES, bars_figure, entropy_figure, histograms_figure, layers_figure
+from bye.figures import (
+    HIGH,
+    LOW,
+    SERIES,
+    bars_figure,
+    entropy_figure,
+    histograms_figure,
+    layers_figure,
+    maps_figure,
+    triggers_figure,
+)
 
 
 def rgb(colour):
@@ -137,3 +148,39 @@ def test_layers(tmp_path):
     (tmp_path / "layers.csv").write_text("\n".join(rows))
     layers_figure(tmp_path / "layers.csv", tmp_path / "a.png", 2.0)
     assert has_colour(tmp_path / "a.png", BLUE) and has_colour(tmp_path / "a.png", ORANGE)
+
+
+# ---- figures of single samples ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """Files of two clean and two poisoned samples with maps of three layers."""
+    rng = np.random.default_rng(0)
+    entries, maps = [], np.full((4, 3, 81), 1 / 81, dtype=np.float32)
+    for index in range(4):
+        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(tmp_path / f"{index}.png")
+        turns = [{"from": "human", "value": "<image>\nQ?"}, {"from": "gpt", "value": "A"}]
+        entries.append({"id": f"q{index}", "image": f"{index}.png", "conversations": turns})
+    maps[2:, 1] = 0
+    maps[2:, 1, 40] = 1
+    write_samples(tmp_path / "train.json", entries)
+    labels = {"id": [f"q{index}" for index in range(4)], "poisoned": [False, False, True, True]}
+    pyarrow.parquet.write_table(pyarrow.table(labels), tmp_path / "labels.parquet")
+    np.savez(tmp_path / "maps.npz", ids=np.array(labels["id"])[::-1], maps=maps[::-1], grid=np.array((9, 9)))
+    return tmp_path / "maps.npz", tmp_path / "train.json", tmp_path, tmp_path / "labels.parquet"
+
+
+def test_maps_over_the_layers_clean_above_poisoned(tmp_path, examples, drawn):
+    for name in ("figure2.png", "figure2.pdf"):
+        maps_figure(*examples, tmp_path / name)
+    half = len(drawn) // 2
+    assert drawn[:half] == ["4.39 nats"] * 6 + ["4.39 nats", "0.00 nats", "4.39 nats"] * 2 + ["image"] + [
+        f"layer {layer}" for layer in range(3)
+    ]
+    assert Image.open(tmp_path / "figure2.png").size[0] > 600
+
+
+def test_triggers_are_shown_in_their_sharpest_layer(tmp_path, examples, drawn):
+    triggers_figure([("one", *examples), ("two", *examples)], tmp_path / "figure5.pdf")
+    assert drawn == ["one", "layer 1, 0.00 nats", "two", "layer 1, 0.00 nats"]
