@@ -510,6 +510,22 @@ def layers_figure(table, tau, out):
 
 
 @stage(
+    "results-page",
+    may("--results", "results", "folder with tables and figures"),
+    may("--notes", "docs/notes", "folder with what is to be said about them"),
+    may("--out", "docs/results.md", "page to write; figures go to the folder figures beside it"),
+    may("--facts", (), "lines on the run: commit, machine", nargs="*", type=str),
+    may("--config", None, "what --config was given, for the commands on the page"),
+)
+def results_page(results, notes, out, facts, config):
+    """Write one page with every table and figure of a run."""
+    from bye.page import results_page
+
+    count = results_page(results, notes, out, facts, config)
+    print(f"results-page: {count} targets in {out}")
+
+
+@stage(
     "entropy-figure",
     need("--flags", "Parquet file with the flags"),
     may("--layers", None, "layers.csv of the detector"),
