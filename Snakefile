@@ -20,7 +20,7 @@ include: "rules/base_models.smk"
 rule all:
     default_target: True
     input:
-        expand("results/table{number}.csv", number=[1, 2, 3, 4, 5, 6, 7]),
+        expand("results/table{number}.csv", number=range(1, 9)),
         expand(
             "results/{name}.{kind}",
             name=["figure2", "figure3", "figure4", "figure5", "layers", "poison_rate"],

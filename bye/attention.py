@@ -5,8 +5,6 @@ is reduced to: the entropy of its head-averaged distribution over the image toke
 each head on system, image and question tokens.
 """
 
-import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,8 +21,7 @@ from bye.models import load_model
 from bye.models.attention import LastRow, record_decoder
 from bye.models.family import ImageFeatures, pad
 from bye.models.prompt import IMAGE, SYSTEM, TEXT
-
-SECONDS_BETWEEN_LINES = 5
+from bye.progress import Progress
 
 
 def extract(
@@ -66,7 +63,7 @@ def extract(
     entropies = np.empty((len(entries), loaded.n_layers), dtype=np.float32)
     masses = np.empty((len(entries), 3, loaded.n_layers * loaded.n_heads), dtype=np.float32)
     maps, wanted = {}, set(map(str, maps_for))
-    progress = _Progress(len(entries))
+    progress = Progress("attention", len(entries))
     for start in range(0, len(entries), batch_size):
         chosen = order[start : start + batch_size]
         names = [entries[i]["image"] for i in chosen]
@@ -174,18 +171,3 @@ def _table(ids, family, entropies, masses):
         columns[name] = pa.array(list(masses[:, role]), pa.list_(pa.float32()))
     metadata = {"n_layers": str(family.n_layers), "n_heads": str(family.n_heads)}
     return pa.table(columns).replace_schema_metadata(metadata)
-
-
-class _Progress:
-    """One line on stderr every few seconds."""
-
-    def __init__(self, total):
-        self.total, self.start = total, time.monotonic()
-        self.last = self.start
-
-    def __call__(self, done):
-        now = time.monotonic()
-        if now - self.last >= SECONDS_BETWEEN_LINES or done == self.total:
-            rate = done / (now - self.start)
-            print(f"attention: {done} of {self.total} samples, {rate:.0f} a second", file=sys.stderr, flush=True)
-            self.last = now

@@ -1,8 +1,5 @@
 """The evaluation stage: greedy answers on clean and triggered test images, and from them CP and ASR."""
 
-import sys
-import time
-
 import numpy as np
 import pyarrow as pa
 import torch
@@ -17,9 +14,9 @@ from bye.metrics.asr import is_target
 from bye.metrics.cider import cider
 from bye.models import load_model
 from bye.models.family import ImageFeatures, pad, position_ids
+from bye.progress import Progress
 
 METRICS = ("accuracy", "cider")
-SECONDS_BETWEEN_LINES = 5
 
 
 def evaluate(
@@ -120,7 +117,7 @@ def answer(family, entries, images, max_new_tokens, batch_size):
     features = ImageFeatures(family, lambda name: load_image(images, by_image[name]), cache=False)
     order = np.argsort([len(prompt.ids) for prompt in prompts], kind="stable")  # like lengths together: little padding
     answers = [None] * len(entries)
-    start_time = printed = time.monotonic()
+    progress = Progress("evaluate", len(entries))
     for start in range(0, len(entries), batch_size):
         chosen = order[start : start + batch_size]
         texts = generate(
@@ -128,11 +125,7 @@ def answer(family, entries, images, max_new_tokens, batch_size):
         )
         for i, text in zip(chosen, texts, strict=True):
             answers[i] = text
-        done, now = start + len(chosen), time.monotonic()
-        if now - printed >= SECONDS_BETWEEN_LINES or done == len(entries):
-            rate = done / (now - start_time)
-            print(f"evaluate: {done} of {len(entries)} samples, {rate:.0f} a second", file=sys.stderr, flush=True)
-            printed = now
+        progress(start + len(chosen))
     return answers
 
 

@@ -220,6 +220,30 @@ def detect(attention, layers, flags, over, **options):
 
 
 @stage(
+    "sentinet",
+    MODEL,
+    FAMILY,
+    need("--adapter", "PEFT adapter folder"),
+    SAMPLES,
+    IMAGES,
+    need("--reference", "clean samples"),
+    need("--reference-images", "their image folder"),
+    may("--pasted", 20, "clean images that get the regions pasted on"),
+    may("--saliency", 0.15, "share of the highest saliency from which on a place belongs to the region"),
+    may("--batch-size", 64, "samples a forward pass"),
+    SEED,
+    THREADS,
+    need("--flags", "Parquet file for the flags"),
+)
+def sentinet(flags, **options):
+    """Run SentiNet: flag the samples whose salient region takes over the answers to clean images."""
+    from bye.sentinet import sentinet
+
+    count = sentinet(**options, flags_out=flags)
+    print(f"sentinet: {count} samples flagged")
+
+
+@stage(
     "random-drop",
     SAMPLES,
     may("--share", 0.2, "share of the samples to drop"),
@@ -384,6 +408,25 @@ def table_variants(cells, number, names, paper_models, out):
     from bye.tables import cells_of, table_of_variants
 
     table_of_variants(cells_of(cells), out, pairs(names), number=number, paper_models=pairs(paper_models))
+
+
+@stage(
+    "table8",
+    need("--cells", "detection.json of every cell, at its place in the path scheme", nargs="+"),
+    need("--reference", "the clean samples that SentiNet was given"),
+    need("--names", "DEFENCE/ATTACK=FILE for each benchmark file of Snakemake", nargs="+"),
+    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+)
+def table8(cells, reference, names, out):
+    """Write Table 8: BYE against SentiNet."""
+    from bye.data.samples import read_samples
+    from bye.tables import cells_of, table8
+
+    benchmarks = {}
+    for name in names:
+        key, path = name.split("=", 1)
+        benchmarks.setdefault(tuple(key.split("/")), []).append(path)
+    table8(cells_of(cells), benchmarks, len(read_samples(reference)), out)
 
 
 @stage(

@@ -20,6 +20,14 @@ from bye.reference import paper_datasets, paper_number
 CELL_NAMES = ("model", "defence", "dataset", "attack")
 DETECTION = ("precision", "recall", "f1")
 LAYER_NUMBERS = ("mu_low", "sigma_low", "mu_high", "sigma_high", "bsi")
+# The paper's rows of Table 8: aspect, SentiNet, BYE.
+ASPECTS = (
+    ("Architecture scope", "CNN-based, saliency-driven", "Transformer-based, attention entropy-driven"),
+    ("Attack assumption", "Localized universal patch", "Generic patch-based backdoors"),
+    ("Input modalities", "Unimodal (images only)", "Multimodal (vision-language)"),
+    ("Auxiliary dependency", "Grad-CAM, object proposals, clean reference images", "Self-contained"),
+    ("Generalizability", "Limited to fixed spatial triggers", "Robust to multi-trigger variants"),
+)
 UPPER_BOUNDS = ("oracle",)
 NOTE = "upper bound: reads the labels"
 
@@ -226,6 +234,38 @@ def poison_rate_table(cells, out, rates, plain):
     columns = ["model", "dataset", "method", "rate", *DETECTION, "dropped", "ASR_vanilla", "ASR"]
     measures = (*DETECTION, "dropped", "ASR_vanilla", "ASR")
     _write(out, rows, [*columns, *_seed_columns(cells, measures)], "Share of poison")
+
+
+def table8(cells, benchmarks, n_reference, out):
+    """Write Table 8: BYE against SentiNet, the paper's five aspects and what was measured.
+
+    Parameters
+    ----------
+    cells : list of dict as in `table1`, with the key detection; of the defences "sentinet" and "bye".
+    benchmarks : dict, (defence, attack) -> Snakemake's benchmark files of the steps that the defence takes after the
+        plain fine-tune.
+    n_reference : number of clean samples that SentiNet was given.
+    out : path of the CSV; .md and .tex beside it. Columns: aspect, attack, sentinet, bye.
+    """
+    detections = _grouped(cells, "detection", (*DETECTION, "n_samples"))
+    rows = [dict(zip(("aspect", "sentinet", "bye"), row, strict=True)) for row in ASPECTS]
+    rows.append({"aspect": "Auxiliary data used", "sentinet": f"{n_reference} clean samples", "bye": "none"})
+    for attack in dict.fromkeys(attack for _, _, _, attack in detections):
+        own = {method: results for (_, method, _, other), results in detections.items() if other == attack}
+        for measure, name in zip(DETECTION, ("Precision (%)", "Recall (%)", "F1 (%)"), strict=True):
+            numbers = {method: _statistics(_per_cent(results, [measure]))[measure] for method, results in own.items()}
+            rows.append({"aspect": name, "attack": attack, **numbers})
+        seconds = {}
+        for method, results in own.items():
+            total = sum(_seconds(path) for path in benchmarks[method, attack])
+            seconds[method] = f"{1000 * total / sum(result['n_samples'] for result in results):.0f}"
+        rows.append({"aspect": "Seconds per 1,000 samples", "attack": attack, **seconds})
+    _write(out, rows, ["aspect", "attack", "sentinet", "bye"], "BYE against SentiNet")
+
+
+def _seconds(benchmark):
+    with open(benchmark, newline="", encoding="utf-8") as file:
+        return float(next(csv.DictReader(file, delimiter="\t"))["s"])
 
 
 def labels_of(paths):

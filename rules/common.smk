@@ -163,7 +163,7 @@ def model_files(wildcards):
     return sorted(entry.path for entry in os.scandir(path) if entry.name.endswith((".json", ".safetensors", ".jinja")))
 
 
-def cell_files(table, name, kinds=("none", "random", "bye", "oracle"), poisoned=False, first=False):
+def cell_files(table, name, kinds=("none", "random", "bye", "sentinet", "oracle"), poisoned=False, first=False):
     """Return one file of every cell of a table whose defence is of one of these kinds.
 
     poisoned: of poisoned sets only; first: of the table's first defence only. The plain fine-tune belongs to every
@@ -263,6 +263,11 @@ def detect_options(wildcards):
     return as_options({name: value for name, value in defence.items() if name != "kind"})
 
 
+def sentinet_options(wildcards):
+    family = config["models"][wildcards.model]["family"]
+    return as_options({"family": family}) + " " + detect_options(wildcards)
+
+
 def evaluate_options(wildcards):
     model, dataset = config["models"][wildcards.model], config["datasets"][wildcards.dataset]
     options = {
@@ -298,6 +303,25 @@ def table_options(table, section, name=None, **more):
     entries = config["tables"].get(table, {}).get(section, [])
     names = [f"{key}={config[section].get(key, {}).get(name, 0) if name else key}" for key in entries]
     return as_options({"names": names or None, **more})
+
+
+def table8_options():
+    """Return SentiNet's reference samples, and the benchmark files of what each defence does after the fine-tune."""
+    table = config["tables"].get("table8")
+    if table is None:
+        return ""
+    names = []
+    for attack, seed in ((attack, seed) for attack in table["attacks"] for seed in config["seeds"]):
+        run = f"{table['models'][0]}.{table['datasets'][0]}.{attack}.s{seed}"
+        for defence in table["defences"]:
+            if config["defences"][defence]["kind"] == "sentinet":
+                steps = [f"sentinet/{run}.{defence}"]
+            else:
+                steps = [f"attention/{run}", f"detect/{run}.{defence}"]
+            names += [f"{defence}/{attack}=results/benchmarks/{step}.tsv" for step in steps]
+    return as_options(
+        {"names": names, "reference": f"results/data/{table['datasets'][0]}/s{config['seeds'][0]}/test.json"}
+    )
 
 
 # ---- requested files -------------------------------------------------------------------------------------------------

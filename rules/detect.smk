@@ -54,6 +54,42 @@ rule detect:
         " --layers {output.layers:q} --flags {output.flags:q} > {log:q} 2>&1"
 
 
+# Unlike BYE this needs clean samples, which only an experiment has: those of the test set.
+rule sentinet:
+    input:
+        samples=training_samples,
+        adapter=f"results/{{model}}/{{dataset}}/{{attack}}/s{{seed}}/{VANILLA}/adapter",
+        reference="results/data/{dataset}/s{seed}/test.json",
+        model=model_files,
+    output:
+        f"{CELL}/flags.parquet",
+    log:
+        "results/logs/sentinet/{model}.{dataset}.{attack}.s{seed}.{defence}.log",
+    benchmark:
+        "results/benchmarks/sentinet/{model}.{dataset}.{attack}.s{seed}.{defence}.tsv"
+    wildcard_constraints:
+        defence=keys_pattern(defences_of_kind("sentinet")),
+        dataset=keys_pattern(EVALUATED),
+    conda:
+        "../envs/bye.yaml"
+    threads: torch_threads
+    resources:
+        mem_mb=model_mem_mb,
+        runtime=model_runtime,
+        gpu=model_gpu,
+        torch_threads=1,
+    params:
+        model=model_path,
+        images=training_images,
+        reference_images=image_root,
+        options=sentinet_options,
+    shell:
+        "python -m bye sentinet --model {params.model:q} --adapter {input.adapter:q} --samples {input.samples:q}"
+        " --images {params.images:q} --reference {input.reference:q} --reference-images {params.reference_images:q}"
+        " {params.options} --seed {wildcards.seed} --threads {resources.torch_threads}"
+        " --flags {output:q} > {log:q} 2>&1"
+
+
 rule random_drop:
     input:
         training_samples,

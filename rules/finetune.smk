@@ -11,7 +11,7 @@ rule finetune:
     benchmark:
         "results/benchmarks/finetune/{model}.{dataset}.{attack}.s{seed}.{defence}.tsv"
     wildcard_constraints:
-        defence=keys_pattern(defences_of_kind("random", "bye", "oracle")),
+        defence=keys_pattern(defences_of_kind("random", "bye", "sentinet", "oracle")),
     priority: 50
     conda:
         "../envs/bye.yaml"

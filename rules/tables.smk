@@ -172,3 +172,19 @@ use rule table1 as poison_rate with:
     params:
         stage="poison-rate-table",
         options=table_options("poison_rate", "attacks", "rate", plain=VANILLA),
+
+
+use rule table1 as table8 with:
+    input:
+        cell_files("table8", "detection.json"),
+    output:
+        csv="results/table8.csv",
+        markdown="results/table8.md",
+        latex="results/table8.tex",
+    log:
+        "results/logs/table8.log",
+    benchmark:
+        "results/benchmarks/table8.tsv"
+    params:
+        stage="table8",
+        options=table8_options(),

@@ -22,6 +22,7 @@ from bye.tables import (
     table2,
     table4,
     table5,
+    table8,
     table_of_attacks,
     table_of_variants,
 )
@@ -313,3 +314,20 @@ def test_poison_rate_counts_what_is_dropped_from_an_untouched_set_too(tmp_path):
     assert [row["method"] for row in released] == ["bye_released"] * 2
     poison_rate_figure(tmp_path / "rate.csv", tmp_path / "rate.pdf")
     assert (tmp_path / "rate.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_table8_measures_both_beside_the_papers_aspects(tmp_path):
+    paths, benchmarks = [], {}
+    for defence, seconds in (("sentinet", [50.0]), ("bye", [4.0, 1.0])):
+        paths.append(detection(tmp_path, 0.9, 0.8, 0.85, 0.9, 100, [1] if defence == "bye" else None, defence=defence))
+        benchmarks[defence, "badnet"] = []
+        for number, value in enumerate(seconds):
+            path = tmp_path / f"{defence}{number}.tsv"
+            path.write_text(f"s\th:m:s\n{value}\t0:00:01\n")
+            benchmarks[defence, "badnet"].append(path)
+    table8(cells_of(paths), benchmarks, 300, tmp_path / "table8.csv")
+    rows = rows_of(tmp_path / "table8.csv")
+    assert len(rows) == 5 + 1 + 4 and rows[0]["sentinet"].startswith("CNN-based")
+    assert (rows[5]["sentinet"], rows[5]["bye"]) == ("300 clean samples", "none")
+    assert (rows[-2]["aspect"], rows[-2]["bye"]) == ("F1 (%)", "85.00")
+    assert (rows[-1]["sentinet"], rows[-1]["bye"]) == ("50", "5")
