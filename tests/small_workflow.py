@@ -34,10 +34,15 @@ def small_config(model, **changes):
             "random_drop": {"kind": "random", "share": 0.2},
             "bye": {"kind": "bye", "rule": "paper", "tau": 2.0},
             "oracle": {"kind": "oracle"},
+            "tau_0": {"kind": "bye", "rule": "paper", "tau": 0},
+            "wo_gmm_bsi": {"kind": "bye", "rule": "paper", "tau": 2.0, "over": "all", "clustering": "threshold"},
         },
         "tables": {
             "table1": {**cells, "defences": ["vanilla", "bye"]},
             "table2": {**cells, "defences": ["bye"]},
+            "table5": {**cells, "defences": ["tau_0", "bye"]},
+            "table7": {**cells, "defences": ["wo_gmm_bsi", "bye"]},
+            "figure4": {**cells, "defences": ["wo_gmm_bsi", "bye"]},
         },
         **changes,
     }

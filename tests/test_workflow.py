@@ -21,6 +21,7 @@ from bye import processes
 from bye.errors import ByeError
 
 TABLES = ["results/table1.csv", "results/table2.csv"]
+ABLATIONS = [f"results/{name}" for name in ("table5.csv", "table7.csv", "figure3.pdf", "figure4.png", "layers.png")]
 
 
 @pytest.fixture(scope="session")
@@ -337,9 +338,9 @@ def test_a_job_ends_with_its_snakemake():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, model):
-    """A folder in which both tables were made without disturbance."""
+    """A folder in which the tables were made without disturbance, and what needs no further training."""
     folder = write_config(tmp_path_factory.mktemp("undisturbed"), small_config(model))
-    process = run(folder, *TABLES)
+    process = run(folder, *TABLES, *ABLATIONS)
     assert process.returncode == 0, process.stdout
     return folder
 
@@ -400,6 +401,39 @@ def test_a_changed_setting_re_runs_what_depends_on_it(finished, model, path, val
         assert {job["rule"] for job in jobs_of(process.stdout)} == rerun
     finally:
         write_config(finished, small_config(model))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rerun"),
+    [
+        ("defences/tau_0/tau", 0.5, {"detect", "score", "table5"}),
+        (
+            "defences/wo_gmm_bsi/threshold",
+            4.0,
+            {"detect", "score", "table7", "figure4_data", "figure4"},
+        ),
+        ("tables/table7/defences", ["bye"], {"table7"}),
+    ],
+)
+def test_an_ablation_re_runs_alone(finished, model, path, value, rerun):
+    config = small_config(model)
+    changed(config, path, value)
+    write_config(finished, config)
+    try:
+        process = run(finished, "--dry-run", *TABLES, *ABLATIONS)
+        jobs = jobs_of(process.stdout)
+        assert {job["rule"] for job in jobs} == rerun
+        assert sum(job["rule"] == "detect" for job in jobs) <= 1
+    finally:
+        write_config(finished, small_config(model))
+
+
+def test_the_ablations_are_made(finished):
+    taus = (finished / "results/table5.csv").read_text().splitlines()
+    assert [row.split(",")[2] for row in taus[1:]] == ["0", "2"]
+    assert (finished / "results/table7.csv").read_text().splitlines()[1].split(",")[1] == "threshold"
+    for name in ("figure3.pdf", "figure4.png", "layers.png"):
+        assert (finished / f"results/{name}").stat().st_size > 5000
 
 
 def test_light_stages_start_without_torch(finished, tmp_path):
@@ -480,7 +514,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_result(finished,
         while jobs_in(folder) and time.monotonic() < end:
             time.sleep(0.02)
         assert not jobs_in(folder), "a job outlived its Snakemake"
-    process = run(folder, *TABLES)
+    process = run(folder, *TABLES, *ABLATIONS)
     assert process.returncode == 0, process.stdout
     assert "Nothing to be done" in run(folder, *TABLES).stdout
     expected, got = files_of(finished), files_of(folder)
