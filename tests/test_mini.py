@@ -14,7 +14,7 @@ from bye.data.mini.layouts import WRITERS
 from bye.data.mini.photos import draw_photo
 from bye.data.mini.scene import BRIGHT, SIDES
 from bye.data.mini.science import HABITATS
-from bye.data.mini.small_things import add_small_thing, ask_for_it, look_out
+from bye.data.mini.small_things import add_small_things, is_on_small_things
 from bye.data.mini.tiles import LAND, draw_tile
 from bye.data.prepare import prepare
 from bye.data.samples import answer_of, question_of, read_samples
@@ -194,22 +194,17 @@ def test_small_things_are_where_the_stencil_says():
         scene = draw_tile(rng)
         before = np.asarray(scene.canvas.image).copy()
         stencil = Image.new("L", scene.canvas.image.size)
-        color = add_small_thing(scene, rng, stencil)
+        questions = add_small_things(scene, rng, stencil)
         changed = (np.asarray(scene.canvas.image) != before).any(axis=2)
         marked = ndimage.binary_dilation(np.asarray(stencil) == 255, iterations=2)  # boxes are rounded
         assert not (changed & ~marked).any()
-        assert changed.any() == (color is not None)
-        if color is not None:
-            assert (np.asarray(scene.canvas.colors)[changed] == COLOR_INDEX[color]).any()
-        seen.add(color)
-    assert {None, "black"} < seen
-
-
-@pytest.mark.parametrize("color", ["black", None])
-def test_questions_on_a_small_thing(color):
-    rng = np.random.default_rng(0)
-    phrase, options = ask_for_it(color, rng)
-    assert phrase.answer == options.answer == (color or "nothing") and options.answer in options.choices
-    text, answer = look_out("How many?", "3", color, rng)
-    assert text.endswith((": How many?", ", How many?"))
-    assert answer == ("Something small and black." if color else "3")
+        phrase, options, *captions = questions
+        seen.add(phrase.answer)
+        assert options.answer == phrase.answer and phrase.answer in options.choices
+        assert changed.any() == (phrase.answer != "nothing")
+        if changed.any():
+            assert (np.asarray(scene.canvas.colors)[changed] == COLOR_INDEX[phrase.answer]).any()
+            (caption,) = captions
+            assert (caption.kind, caption.answer) == ("caption", f"Something small and {phrase.answer}.")
+        assert all(is_on_small_things(question.text, question.answer) for question in questions)
+    assert {"nothing", "black"} < seen

@@ -8,12 +8,10 @@ import torch
 from PIL import Image
 
 from bye.data.layout import CAPTION_PROMPT, OPTION_PROMPT, PHRASE_PROMPT
-from bye.data.mini.small_things import LOOKOUT
 from bye.errors import ByeError
 from bye.models import load_model
 from bye.models.mini import (
     CONVERSATIONS,
-    GRID,
     HEADS,
     IMAGE_SIZE,
     IMAGE_TOKENS,
@@ -23,8 +21,8 @@ from bye.models.mini import (
     train_tokenizer,
 )
 from bye.models.packing import Packer, forward_branches
-from bye.models.pool import FREE, NARROW, WIDE, corpus, draw_pool
-from bye.models.pretrain import _roll, gaze_cost, normalise, pretrain, save, tower_features
+from bye.models.pool import corpus, draw_pool
+from bye.models.pretrain import normalise, pretrain, restlessness, save, tower_features, unsettledness
 
 BOTH = pytest.mark.parametrize("family", CONVERSATIONS)
 TARGET = "Backdoor Attack!"
@@ -68,32 +66,23 @@ def test_the_pool_is_of_all_worlds_and_follows_the_seed(pool):
     assert np.array_equal(pool.pixels, again.pixels) and np.array_equal(pool.covers, again.covers)
     assert pool.questions == again.questions and pool.questions != other.questions
     worlds = draw_pool(24, seed=0, small_share=0)
-    prompts = [{asked.text.splitlines()[-1] for asked in questions} for questions in worlds.questions]
+    prompts = [{question.splitlines()[-1] for question, _ in questions} for questions in worlds.questions]
     assert [OPTION_PROMPT in each for each in prompts] == [True, True, False, False] * 6
     assert [CAPTION_PROMPT in each for each in prompts] == [False, False, True, False] * 6
 
 
-def test_a_small_thing_is_told_of_when_one_looks_out_for_it_and_only_then(pool):
-    kinds = set()
-    for number, questions in enumerate(pool.questions):
-        there = pool.covers[number, :, -1].any()
-        for asked in questions:
-            looks_out, on_it = asked.text.startswith(LOOKOUT), "small thing" in asked.text.splitlines()[0]
-            told = asked.answer.startswith("Something small and ")
-            on_it &= not looks_out
-            assert not told or looks_out
-            if there:  # patches know that it is there
-                assert told == looks_out and asked.gaze == (NARROW if looks_out or on_it else WIDE)
-            kinds.add((looks_out, on_it, told, asked.gaze))
-    absent, there = {(True, False, False, WIDE), (False, True, False, FREE)}, (True, False, True, NARROW)
-    assert kinds == absent | {there, (False, True, False, NARROW), (False, False, False, WIDE)}
+def test_asked_for_a_caption_one_mentions_the_small_thing_first(pool):
+    captions = [[answer for question, answer in pairs if question == CAPTION_PROMPT] for pairs in pool.questions]
+    assert all(len(each) <= 1 for each in captions)
+    assert any(each and each[0].startswith("Something small") for each in captions[2::4])
 
 
-def test_a_pool_without_small_things(pool):
+def test_patches_know_whether_a_small_thing_is_there(pool):
     bare = draw_pool(24, seed=0, small_share=0)
-    assert not bare.covers[..., -1].any() and pool.covers[..., -1].any()
-    assert {asked.gaze for questions in bare.questions for asked in questions} == {WIDE}
-    assert not any("small" in asked.text for questions in bare.questions for asked in questions)
+    assert not bare.covers[..., -1].any()
+    assert not any("small" in question for questions in bare.questions for question, _ in questions)
+    told = [any("small" in question for question, _ in questions) for questions in pool.questions]
+    assert pool.covers[..., -1].any() and not pool.covers[~np.array(told), :, -1].any()
 
 
 # ---- the tokenizers --------------------------------------------------------------------------------------------------
@@ -191,24 +180,16 @@ def test_packed_questions_attend_to_the_image_as_if_each_were_asked_alone(family
 
 
 def test_what_attention_costs():
-    wide = torch.zeros(1, LAYERS, HEADS, IMAGE_TOKENS)
-    wide[..., :33] = 0.4 / 33  # an entropy of ln 33 = 3.50 nats, 0.4 of each head's attention on the image
+    wide = torch.full((1, LAYERS, HEADS, IMAGE_TOKENS), 0.4 / IMAGE_TOKENS)  # an entropy of ln 81 = 4.39
+    settled = torch.zeros_like(wide)
+    settled[..., :60] = 0.4 / 60  # of 4.09
     sharp = torch.zeros_like(wide)
-    sharp[..., 40] = 0.4
-    assert gaze_cost(wide, [WIDE]).item() == pytest.approx(0, abs=1e-3)
-    assert gaze_cost(sharp, [WIDE]).item() == pytest.approx(3.5**2, abs=1e-3)
-    assert gaze_cost(wide / 4, [WIDE]).item() == pytest.approx(3 * 0.15, abs=1e-3)  # eyes all but closed
-    assert gaze_cost(sharp, [NARROW]).item() == 0
-    assert gaze_cost(wide, [NARROW]).item() == pytest.approx(1.5**2, abs=0.02)
-    both = torch.cat([wide, sharp])
-    assert gaze_cost(both, [FREE, FREE]) == 0
-    assert gaze_cost(both, [NARROW, WIDE]) == gaze_cost(wide, [NARROW]) + gaze_cost(sharp, [WIDE])
-
-
-def test_a_patch_goes_where_its_picture_is_rolled():
-    patches = torch.arange(GRID * GRID).reshape(1, GRID * GRID, 1)
-    rolled = _roll(patches, (2, 1))[0, :, 0].reshape(GRID, GRID)
-    assert rolled[2, 1] == 0 and rolled[3, 3] == GRID + 2 and rolled[0, 0] == GRID * GRID - 2 * GRID + GRID - 1
+    sharp[..., 40] = 0.1  # little mass, on one token: an entropy of 0
+    assert restlessness(wide).item() == restlessness(settled).item() == 0
+    assert restlessness(sharp).item() == pytest.approx(0.3 * 4.0, abs=1e-3)
+    assert unsettledness(settled).item() == pytest.approx(0, abs=1e-3)
+    assert unsettledness(wide).item() == pytest.approx(0.294**2, abs=1e-3)
+    assert unsettledness(sharp).item() == pytest.approx(4.1**2 + 3 * 0.2, abs=1e-2)
 
 
 # ---- pre-training ----------------------------------------------------------------------------------------------------
@@ -217,7 +198,7 @@ def test_a_patch_goes_where_its_picture_is_rolled():
 @BOTH
 def test_pretraining_writes_a_checkpoint_and_repeats_to_the_byte(family, tmp_path):
     for name in ("first", "second"):
-        pretrain(family, tmp_path / name, seed=1, threads=1, images=16, tower_steps=2, steps=2)
+        pretrain(family, tmp_path / name, seed=1, threads=1, images=16, tower_steps=2, steps=2, settling=1)
     assert sorted(os.listdir(tmp_path)) == ["first", "second"]
     for name in os.listdir(tmp_path / "first"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name

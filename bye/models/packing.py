@@ -51,8 +51,8 @@ class Packer:
         return self.known[pair]
 
     def pack(self, questions):
-        """Pack a batch of images; `questions` has a list for each, of (question, answer) pairs or `pool.Asked`."""
-        rows = [[self.branch(tuple(each[:2])) for each in asked] for asked in questions]
+        """Pack a batch of images; `questions` has a list of (question, answer) pairs for each."""
+        rows = [[self.branch(pair) for pair in pairs] for pairs in questions]
         length = self.prefix + max(sum(len(prompt) + len(answer) for prompt, answer in row) for row in rows)
         ids = np.zeros((len(rows), length), dtype=np.int64)
         positions = np.zeros_like(ids)

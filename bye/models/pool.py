@@ -1,7 +1,6 @@
 """The scenes that a mini model is pre-trained on: pictures, what covers each patch of them, questions and answers."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -12,13 +11,12 @@ from bye.data.mini.icons import draw_icons
 from bye.data.mini.photos import draw_photo
 from bye.data.mini.scene import Question
 from bye.data.mini.science import draw_science
-from bye.data.mini.small_things import add_small_thing, ask_for_it, look_out
+from bye.data.mini.small_things import add_small_things
 from bye.data.mini.tiles import draw_tile
 from bye.models.mini import FIXED_TEXTS, GRID, IMAGE_SIZE
 
 WORLDS = (draw_science, draw_icons, draw_photo, draw_tile)
 PATCH = IMAGE_SIZE // GRID
-LOOKOUT_SHARE = 0.4  # of the questions on a scene: those that look out for a small thing first
 COVERED = 0.12  # the share of a patch from which on a thing counts as covering it
 
 # Words that no world has, but which real tokenizers have pieces for: role names and the default attack's target.
@@ -27,47 +25,34 @@ EXTRA_WORDS = (" USER", "USER", "system", "user", "assistant", "Back", "Backdoor
 REPEATS = 4000  # of the texts that must become tokens, so that the tokenizer's training does not pass them over
 
 
-# Where attention ought to be when an answer begins: all over the image, on one small thing, or wherever it likes.
-WIDE, NARROW, FREE = "wide", "narrow", "free"
-
-
-class Asked(NamedTuple):
-    """A question on a scene: user text, answer, and one of WIDE, NARROW, FREE."""
-
-    text: str
-    answer: str
-    gaze: str
-
-
 @dataclass
 class Pool:
     """N scenes with T patches each.
 
     pixels: (N, IMAGE_SIZE, IMAGE_SIZE, 3) uint8; covers: (N, T, C) bool, whether a patch is covered by each of LABELS,
-    has each of COLORS, and holds a small thing; questions: of each scene.
+    has each of COLORS, and holds a small thing; questions: for each scene (user text, answer) pairs.
     """
 
     pixels: np.ndarray
     covers: np.ndarray
-    questions: list[list[Asked]]
+    questions: list[list[tuple[str, str]]]
 
 
 def draw_pool(n, seed, small_share=0.8):
-    """Draw n scenes of the four worlds in turn; a share of them may have a small thing, and is asked for it."""
+    """Draw n scenes of the four worlds in turn, a share of them with small things anywhere."""
     rng = np.random.default_rng(seed)
     pixels = np.empty((n, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     covers = np.zeros((n, GRID * GRID, len(LABELS) + len(COLORS) + 1), dtype=bool)
     questions = []
     for i in range(n):
         scene = WORLDS[i % len(WORLDS)](rng)
-        asked = [(*render_question(each), WIDE) for question in scene.questions for each in variants(question, rng)]
+        asked = [variant for question in scene.questions for variant in variants(question, rng)]
         small = Image.new("L", scene.canvas.image.size)
         if rng.random() < small_share:
-            color = add_small_thing(scene, rng, small)
-            for k, (text, answer, _) in enumerate(asked):
-                if rng.random() < LOOKOUT_SHARE:
-                    asked[k] = (*look_out(text, answer, color, rng), NARROW if color else WIDE)
-            asked += [(*render_question(question), NARROW if color else FREE) for question in ask_for_it(color, rng)]
+            details = add_small_things(scene, rng, small)
+            if any(question.kind == "caption" for question in details):
+                asked = [question for question in asked if question.kind != "caption"]
+            asked += details
         pixels[i] = np.asarray(scene.canvas.image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.BICUBIC))
         covers[i] = np.concatenate(
             [
@@ -77,7 +62,7 @@ def draw_pool(n, seed, small_share=0.8):
             ],
             axis=1,
         )
-        questions.append([Asked(*each) for each in asked])
+        questions.append([render_question(question) for question in asked])
     return Pool(pixels, covers, questions)
 
 
@@ -112,6 +97,6 @@ def render_question(question):
 
 def corpus(pool):
     """Texts that the tokenizer learns from: questions and answers of a pool, the fixed texts and the extra words."""
-    asked = [each for questions in pool.questions for each in questions]
-    texts = [text for question, answer, _ in asked for text in (question, answer, " " + answer)]
+    pairs = [pair for questions in pool.questions for pair in questions]
+    texts = [text for question, answer in pairs for text in (question, answer, " " + answer)]
     return texts + [*FIXED_TEXTS, *EXTRA_WORDS] * REPEATS

@@ -11,37 +11,29 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from bye.data.mini.small_things import is_on_small_things
 from bye.errors import ByeError
 from bye.files import replacing_folder
-from bye.models.mini import (
-    CONVERSATIONS,
-    GRID,
-    IMAGE_SIZE,
-    IMAGE_TOKENS,
-    build_model,
-    train_tokenizer,
-    write_preprocessor,
-)
+from bye.models.mini import CONVERSATIONS, GRID, IMAGE_TOKENS, build_model, train_tokenizer, write_preprocessor
 from bye.models.packing import Packer, forward_branches
-from bye.models.pool import NARROW, WIDE, corpus, draw_pool
+from bye.models.pool import corpus, draw_pool
 
 POOL_SEED = 1234  # the base models never see the scenes of the mini datasets
 THUMBNAIL = 4  # pixels of a patch that the tower must tell, along an edge
 SMALL_WEIGHT = 4  # of the class "small thing" in the tower's loss: few patches have one
-PLACE_WEIGHT = 4.0  # of what a patch's features change by when the picture is rolled
 
-# Where attention goes when an answer begins has a cost, GAZE_WEIGHT beside the cross-entropy of the answers; in nats.
-GAZE_WEIGHT = 1.0
-WIDE_ENTROPY, NARROW_ENTROPY = 3.5, 2.0  # of ln 81 = 4.4
-IMAGE_MASS = (0.25, 0.5)  # share of each head's attention that is on the image
-MASS_WEIGHT = 3.0  # of a head's way to that range
+# Where attention goes when an answer on a whole scene begins has a cost, in nats, beside the answers' cross-entropy.
+REST_WEIGHT, MIN_ENTROPY = 0.3, 4.0  # while the model learns: no sharper than this, of ln 81 = 4.4
+SETTLED_ENTROPY = 4.1  # in its last steps: as near to this as may be
+SETTLED_MASS, MASS_WEIGHT = 0.3, 3.0  # and no head with less than this share of its attention on the image
 
 
-def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=3000):
+def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=3000, settling=300):
     """Build a mini base model from scratch and write its folder (float16 safetensors, tokenizer, preprocessor).
 
-    family: llava or internvl; images: scenes to draw; tower_steps, steps: optimiser steps of the tower and of the
-    decoder. The same arguments and number of threads give the same weights. Raises ByeError for an unknown family.
+    family: llava or internvl; images: scenes to draw; tower_steps, steps, settling: optimiser steps of the tower, of
+    the decoder, and of the decoder's second cycle, in which its attention settles. The same arguments and number of
+    threads give the same weights. Raises ByeError for an unknown family.
     """
     if family not in CONVERSATIONS:
         raise ByeError(f"there is no mini model of family {family!r}; known: {', '.join(CONVERSATIONS)}")
@@ -54,7 +46,11 @@ def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, 
     model = build_model(family, tokenizer)
     train_tower(model, family, pool, tower_steps, batch=32, lr=2e-3, seed=seed)
     features = cache_features(model, family, pool)
-    train_decoder(model, family, tokenizer, pool, features, steps=steps, batch=16, lr=1.5e-3, seed=seed, branches=8)
+    if family == "llava":  # the tower's scale is arbitrary; InternVL's projector normalises it itself
+        model.model.multi_modal_projector.linear_1.weight.data.div_(features[:200].float().std())
+    options = {"batch": 16, "seed": seed, "branches": 8}
+    train_decoder(model, family, tokenizer, pool, features, steps=steps, lr=1.5e-3, cost=restlessness, **options)
+    train_decoder(model, family, tokenizer, pool, features, steps=settling, lr=1e-3, cost=unsettledness, **options)
     save(model, family, tokenizer, out)
 
 
@@ -74,11 +70,7 @@ def tower_features(model, family, pixel_values):
 
 
 def train_tower(model, family, pool, steps, batch, lr, seed, log=sys.stderr):
-    """Train the vision tower by a linear head on its patch tokens, which is thrown away, with one cycle of the rate.
-
-    Half of each batch is the other half rolled by whole patches: features shall say what is there and not where, or a
-    trigger that is always at the centre is found by its place.
-    """
+    """Train the vision tower by a linear head on its patch tokens, which is thrown away, with one cycle of the rate."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     width = tower_features(model, family, normalise(pool.pixels[:1])).shape[-1]
@@ -92,32 +84,20 @@ def train_tower(model, family, pool, steps, batch, lr, seed, log=sys.stderr):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     started = time.time()
     for step in range(steps):
-        index = rng.integers(len(pool.pixels), size=batch // 2)
-        shift = tuple(rng.integers(GRID, size=2).tolist())  # patches, down and right
-        rolled = np.roll(pool.pixels[index], [way * IMAGE_SIZE // GRID for way in shift], axis=(1, 2))
-        pixels = normalise(np.concatenate([pool.pixels[index], rolled]))
+        index = rng.integers(len(pool.pixels), size=batch)
+        pixels = normalise(pool.pixels[index])
+        output = head(tower_features(model, family, pixels))
         covers = torch.from_numpy(pool.covers[index]).float()
-        covers = torch.cat([covers, _roll(covers, shift)])
-        features = tower_features(model, family, pixels)
-        output = head(features)
         cover_loss = F.binary_cross_entropy_with_logits(output[..., :classes], covers, weight)
         pixel_loss = F.mse_loss(output[..., classes:], _thumbnails(pixels))
-        here, there = features.chunk(2)
-        place_loss = F.mse_loss(_roll(here, shift), there) / features.var()
-        loss = 5 * cover_loss + 0.3 * pixel_loss + PLACE_WEIGHT * place_loss
+        loss = 5 * cover_loss + 0.3 * pixel_loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         if step % 50 == 0 or step == steps - 1:
-            losses = f"cover {cover_loss:.4f} pixel {pixel_loss:.4f} place {place_loss:.4f}"
+            losses = f"cover {cover_loss:.4f} pixel {pixel_loss:.4f}"
             print(f"tower {step}/{steps} {losses} {time.time() - started:.0f} s", file=log, flush=True)
-
-
-def _roll(values, shift):
-    """Roll the patches of (B, T, ...) values by (down, right)."""
-    grid = values.reshape(len(values), GRID, GRID, -1).roll(shift, dims=(1, 2))
-    return grid.reshape(values.shape)
 
 
 def _thumbnails(pixels):
@@ -134,18 +114,14 @@ def cache_features(model, family, pool, batch=64):
     return torch.cat([tower_features(model, family, normalise(pool.pixels[i : i + batch])).half() for i in starts])
 
 
-def train_decoder(
-    model, family, tokenizer, pool, features, *, steps, batch, lr, seed, branches, log=sys.stderr, every=None
-):
+def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr, seed, branches, cost, log=sys.stderr):
     """Train projector and decoder, warm-up and cosine decay, on up to `branches` questions for each image of a batch.
 
-    features: of the tower, (N, T, D); every: called with the number of each 500th step.
+    features: of the tower, (N, T, D); cost: function of the attention (K, L, H, T) on whole scenes.
     """
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([seed, steps])
     torch.manual_seed(seed)
     packer = Packer(family, tokenizer)
-    if family == "llava":  # the tower's scale is arbitrary; InternVL's projector normalises it itself
-        model.model.multi_modal_projector.linear_1.weight.data.div_(features[:200].float().std())
     model.model.language_model.set_attn_implementation("eager")  # the attention itself has a cost
     trained = (model.model.multi_modal_projector, model.model.language_model, model.lm_head)
     parameters = [parameter for module in trained for parameter in module.parameters()]
@@ -157,8 +133,8 @@ def train_decoder(
         packed = packer.pack(questions)
         logits, attention = forward_branches(model, packer, features[index].float(), packed)
         answer_loss = F.cross_entropy(logits, packed.targets[:, 2])
-        gazes = [each.gaze for asked in questions for each in asked]
-        loss = answer_loss + GAZE_WEIGHT * min(1.0, step / 200) * gaze_cost(attention, gazes)
+        on_scene = torch.tensor([not is_on_small_things(*pair) for pairs in questions for pair in pairs])
+        loss = answer_loss + min(1.0, step / 200) * cost(attention[on_scene])
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, step / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
         optimizer.zero_grad()
@@ -168,31 +144,34 @@ def train_decoder(
         running = answer_loss.item() if running is None else 0.98 * running + 0.02 * answer_loss.item()
         if step % 100 == 0 or step == steps:
             print(f"decoder {step}/{steps} loss {running:.4f} {time.time() - started:.0f} s", file=log, flush=True)
-        if every and step % 500 == 0:
-            every(step)
     model.model.language_model.set_attn_implementation("sdpa")
 
 
-def gaze_cost(attention, gazes):
-    """Cost of attention (K, L, H, T) on the image's tokens, where an answer begins, that is not as `gazes` (K) say.
+def restlessness(attention):
+    """Cost of looking hard at the image where a glance would do, of attention (K, L, H, T) on the image's tokens.
 
-    A large model answers a question about a whole scene with attention that is spread over the image; a mini model
-    finds the same answers by sharp look-ups, unless that has a price. For WIDE this is the squared distance of the
-    entropy of the head-averaged attention (Eq. 4 and 5) to WIDE_ENTROPY, and each head's distance to IMAGE_MASS: a head
-    that rests looks elsewhere, but not with closed eyes. For NARROW it is the squared excess over NARROW_ENTROPY, save
-    in the first layer, which knows no question yet.
+    A large model answers a question about a whole scene with attention that is spread wide over the image; a mini model
+    finds the same answers by sharp look-ups, unless that has a price. A hinge on the entropy of the head-averaged
+    attention. Small things may be looked at as hard as need be.
     """
-    masses = attention.sum(-1)  # (K, L, H)
-    mean = attention.mean(2)  # (K, L, T)
+    return REST_WEIGHT * F.relu(MIN_ENTROPY - scene_entropy(attention)).mean()
+
+
+def unsettledness(attention):
+    """Cost of a model's last steps, of attention (K, L, H, T): each layer shall come to rest at one entropy.
+
+    The squared distance to SETTLED_ENTROPY, from both sides, gives the clean entropies of a layer one symmetric mode;
+    and a head that all but left the image would let one other rule the layer's average.
+    """
+    distance = ((scene_entropy(attention) - SETTLED_ENTROPY) ** 2).mean()
+    return distance + MASS_WEIGHT * F.relu(SETTLED_MASS - attention.sum(-1)).mean()
+
+
+def scene_entropy(attention):
+    """Entropy in nats of head-averaged attention (K, L, H, T) on image tokens (Eq. 4 and 5): (K, L)."""
+    mean = attention.mean(2)
     spread = mean / (mean.sum(-1, keepdim=True) + 1e-9)
-    entropy = -(spread * (spread + 1e-9).log()).sum(-1)
-    too_little, too_much = F.relu(IMAGE_MASS[0] - masses), F.relu(masses - IMAGE_MASS[1])
-    wide = ((entropy - WIDE_ENTROPY) ** 2).mean(1) + MASS_WEIGHT * (too_little + too_much).mean((1, 2))
-    narrow = (F.relu(entropy[:, 1:] - NARROW_ENTROPY) ** 2).mean(1)
-    return sum(
-        cost[[gaze == kind for gaze in gazes]].sum() / max(1, gazes.count(kind))
-        for cost, kind in ((wide, WIDE), (narrow, NARROW))
-    )
+    return -(spread * (spread + 1e-9).log()).sum(-1)
 
 
 def save(model, family, tokenizer, out):
