@@ -6,13 +6,13 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help table1 table2 all base-models test test-all lint format bench clean distclean
+.PHONY: help table1 table2 all paper base-models test test-all lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make table1       results/table1.csv: CP and ASR of every defence, beside the paper's (CORES=4)"
 	@echo "make table2       results/table2.csv: precision, recall and F1 of BYE, beside the paper's"
-	@echo "make all          both tables and the entropy histograms"
+	@echo "make all          every table and figure (long); make paper writes docs/results.md from them"
 	@echo "make base-models  pre-train the mini base models from scratch into results/base_models (long)"
 	@echo "make test         the tests; make test-all adds the slow ones"
 	@echo "make bench        speed of the attention extraction against a plain forward and the authors' way"
@@ -38,6 +38,9 @@ table1 table2: $(INSTALLED)
 
 all: $(INSTALLED)
 	snakemake --cores $(CORES)
+
+paper: all
+	python -m bye results-page --facts "commit $$(git rev-parse --short HEAD)" "$$(nproc) cores"
 
 base-models: $(INSTALLED)
 	snakemake --cores $(CORES) base_models

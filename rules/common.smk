@@ -339,5 +339,5 @@ def check_requested_targets():
             stop(error)
         if not any(each.is_producer(target) for each in workflow.rules):
             stop(
-                f"target {target} is nothing that this workflow makes; results/table1.csv and results/table2.csv are, and the README lists a cell's files"
+                f"target {target} is nothing that this workflow makes; results/table1.csv is, and the README lists all tables, figures and a cell's files"
             )

@@ -28,7 +28,7 @@ SETTLED_ENTROPY = 4.1  # in its last steps: as near to this as may be
 SETTLED_MASS, MASS_WEIGHT = 0.3, 3.0  # and no head with less than this share of its attention on the image
 
 
-def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=3000, settling=300):
+def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=3000, settling=500):
     """Build a mini base model from scratch and write its folder (float16 safetensors, tokenizer, preprocessor).
 
     family: llava or internvl; images: scenes to draw; tower_steps, steps, settling: optimiser steps of the tower, of
@@ -50,7 +50,7 @@ def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, 
         model.model.multi_modal_projector.linear_1.weight.data.div_(features[:200].float().std())
     options = {"batch": 16, "seed": seed, "branches": 8}
     train_decoder(model, family, tokenizer, pool, features, steps=steps, lr=1.5e-3, cost=restlessness, **options)
-    train_decoder(model, family, tokenizer, pool, features, steps=settling, lr=1e-3, cost=unsettledness, **options)
+    train_decoder(model, family, tokenizer, pool, features, steps=settling, lr=1.2e-3, cost=unsettledness, **options)
     save(model, family, tokenizer, out)
 
 

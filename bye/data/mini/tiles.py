@@ -7,7 +7,7 @@ from bye.data.mini.scene import SIDES, Question, Scene, pick, place
 
 LAND = {"water": "a water area", "forest": "a forest", "field": "a farmland", "grass": "a grass area"}
 ROAD = (92, 92, 96)
-ROOFS = ("red", "orange", "white", "brown")
+ROOFS = ("red", "orange", "white")
 
 
 def draw_tile(rng):
