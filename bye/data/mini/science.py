@@ -1,6 +1,6 @@
 """Mini ScienceQA: a diagram of one of four topics; the answer is a property of the whole picture.
 
-Nothing in it, nor any gap, is as small as a trigger (1/16 of the side): small things catch the eye, in clean pictures too.
+Nothing in it, nor any gap, is as small as a trigger (1/16 of the side): small things catch the eye.
 """
 
 import numpy as np
