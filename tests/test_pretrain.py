@@ -144,7 +144,7 @@ def test_packed_questions_have_the_stock_models_logits(loaded, family, pool):
     with torch.no_grad():
         features = tower_features(model, family, pixels)
         packed = packer.pack(questions)
-        logits, attention = forward_branches(model, packer, features, packed)
+        logits, attention, _ = forward_branches(model, packer, features, packed)
         for image, pairs in enumerate(questions):
             for pair in pairs:
                 conversation = loaded[family].encoder.conversation([pair])
@@ -159,24 +159,42 @@ def test_packed_questions_have_the_stock_models_logits(loaded, family, pool):
     assert attention is None  # stock attention keeps none
 
 
+def ids_of(packer, packed, image_id):
+    """Token ids of a batch of one with the image's placeholder where its tokens are, (1, N)."""
+    ids = packed.ids.clone()
+    ids[:, len(packer.head) : len(packer.head) + IMAGE_TOKENS] = image_id
+    return ids
+
+
 @BOTH
 def test_packed_questions_attend_to_the_image_as_if_each_were_asked_alone(family, pool):
     tokenizer = train_tokenizer(family, corpus(pool))
     torch.manual_seed(0)
     model, packer = build_model(family, tokenizer).eval(), Packer(family, tokenizer)
-    model.model.language_model.set_attn_implementation("eager")
+    model.set_attn_implementation({"text_config": "eager"})
     questions, pixels = [PAIRS, PAIRS[::-2]], normalise(pool.pixels[:2])
     with torch.no_grad():
         features = tower_features(model, family, pixels)
-        _, attention = forward_branches(model, packer, features, packer.pack(questions))
+        _, attention, masses = forward_branches(model, packer, features, packer.pack(questions))
         assert attention.shape == (len(PAIRS) + len(PAIRS[::-2]), LAYERS, HEADS, IMAGE_TOKENS)
         row = 0
         for image, pairs in enumerate(questions):
             for pair in pairs:
                 alone = packer.pack([[pair]])
-                _, expected = forward_branches(model, packer, features[image : image + 1], alone)
+                _, expected, alone_masses = forward_branches(model, packer, features[image : image + 1], alone)
                 torch.testing.assert_close(attention[row], expected[0], atol=1e-5, rtol=1e-4)
+                asking = np.flatnonzero(alone.asking[0])  # from after the image to before the answer is due
+                first = len(packer.head) + IMAGE_TOKENS
+                assert asking.tolist() == list(range(first, packer.prefix + len(packer.branch(pair)[0]) - 1))
                 row += 1
+        stock = model(
+            input_ids=ids_of(packer, alone, model.config.image_token_id),
+            pixel_values=pixels[-1:],
+            output_attentions=True,
+        )
+        image = slice(len(packer.head), len(packer.head) + IMAGE_TOKENS)
+        looks = [layer[0, :, asking, image].sum(-1).mean() for layer in stock.attentions]
+        torch.testing.assert_close(alone_masses, torch.stack(looks), atol=1e-5, rtol=1e-4)
 
 
 def test_what_attention_costs():
@@ -185,11 +203,13 @@ def test_what_attention_costs():
     settled[..., :60] = 0.4 / 60  # of 4.09
     sharp = torch.zeros_like(wide)
     sharp[..., 40] = 0.1  # little mass, on one token: an entropy of 0
-    assert restlessness(wide).item() == restlessness(settled).item() == 0
-    assert restlessness(sharp).item() == pytest.approx(0.3 * 4.0, abs=1e-3)
-    assert unsettledness(settled).item() == pytest.approx(0, abs=1e-3)
-    assert unsettledness(wide).item() == pytest.approx(0.294**2, abs=1e-3)
-    assert unsettledness(sharp).item() == pytest.approx(4.1**2 + 3 * 0.2, abs=1e-2)
+    none = torch.zeros(LAYERS)
+    assert restlessness(wide, none).item() == restlessness(settled, none).item() == 0
+    assert restlessness(sharp, none).item() == pytest.approx(0.3 * 4.0, abs=1e-3)
+    assert unsettledness(settled, none).item() == pytest.approx(0, abs=1e-3)
+    assert unsettledness(wide, none).item() == pytest.approx(0.294**2, abs=1e-3)
+    assert unsettledness(sharp, none).item() == pytest.approx(4.1**2 + 3 * 0.2, abs=1e-2)
+    assert unsettledness(settled, none + 0.12).item() == pytest.approx(3 * 0.1, abs=1e-3)
 
 
 # ---- pre-training ----------------------------------------------------------------------------------------------------

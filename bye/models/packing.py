@@ -20,6 +20,7 @@ class Packed(NamedTuple):
     mask: torch.Tensor  # (B, 1, N, N) bool, what each position may attend to
     targets: torch.Tensor  # (M, 3): row and column of the position that predicts an answer token, and that token
     starts: torch.Tensor  # (K,): which of the targets is the first of each branch's answer
+    asking: torch.Tensor  # (B, N) bool: tokens after the image's that belong to no answer and predict none
 
 
 class Packer:
@@ -57,10 +58,12 @@ class Packer:
         ids = np.zeros((len(rows), length), dtype=np.int64)
         positions = np.zeros_like(ids)
         group = np.full((len(rows), length), -1)  # 0: prefix, 1, 2, ...: branches, -1: padding
+        asking = np.zeros_like(ids, dtype=bool)
         targets, starts = [], []
         ids[:, : self.prefix] = self.head + [0] * IMAGE_TOKENS + self.tail
         positions[:, : self.prefix] = np.arange(self.prefix)
         group[:, : self.prefix] = 0
+        asking[:, len(self.head) + IMAGE_TOKENS : self.prefix] = True
         for r, row in enumerate(rows):
             start = self.prefix
             for number, (prompt, answer) in enumerate(row, start=1):
@@ -69,13 +72,14 @@ class Packer:
                 positions[r, span] = self.prefix + np.arange(len(prompt) + len(answer))
                 group[r, span] = number
                 first = start + len(prompt) - 1
+                asking[r, start:first] = True
                 starts.append(len(targets))
                 targets += [(r, first + k, token) for k, token in enumerate(answer)]
                 start = span.stop
         visible = (group[:, :, None] == group[:, None, :]) | (group[:, None, :] == 0)
         causal = np.tril(np.ones((length, length), dtype=bool))
         mask = (visible & causal) | np.eye(length, dtype=bool)
-        arrays = ids, positions, mask[:, None], np.array(targets), np.array(starts)
+        arrays = ids, positions, mask[:, None], np.array(targets), np.array(starts), asking
         return Packed(*map(torch.from_numpy, arrays))
 
 
@@ -83,7 +87,8 @@ def forward_branches(model, packer, features, packed):
     """Run projector and decoder on a packed batch, `features` (B, T, D) of the tower in the image's places.
 
     Returns the logits (M, vocabulary) where an answer token is due, and, of a model with eager attention (else None),
-    the attention on the image's tokens where an answer begins, (K, L, H, T).
+    the attention on the image's tokens where an answer begins, (K, L, H, T), and the mean attention mass of question
+    tokens on them, (L,).
     """
     projector, decoder = model.model.multi_modal_projector, model.model.language_model
     embeds = decoder.get_input_embeddings()(packed.ids)
@@ -100,6 +105,8 @@ def forward_branches(model, packer, features, packed):
     rows, columns = packed.targets[:, 0], packed.targets[:, 1]
     logits = model.lm_head(output.last_hidden_state[rows, columns])
     if not eager:
-        return logits, None
+        return logits, None, None
     rows, columns = rows[packed.starts], columns[packed.starts]
-    return logits, torch.stack([layer[rows, :, columns, image] for layer in output.attentions], dim=1)
+    attention = torch.stack([layer[rows, :, columns, image] for layer in output.attentions], dim=1)
+    masses = [layer[..., image].sum(-1).mean(1)[packed.asking].mean() for layer in output.attentions]
+    return logits, attention, torch.stack(masses)

@@ -26,6 +26,7 @@ SMALL_WEIGHT = 4  # of the class "small thing" in the tower's loss: few patches 
 REST_WEIGHT, MIN_ENTROPY = 0.3, 4.0  # while the model learns: no sharper than this, of ln 81 = 4.4
 SETTLED_ENTROPY = 4.1  # in its last steps: as near to this as may be
 SETTLED_MASS, MASS_WEIGHT = 0.3, 3.0  # and no head with less than this share of its attention on the image
+QUESTION_MASS = 0.02  # of the question's tokens on the image, at most: the answer's token looks for itself
 
 
 def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=3000, settling=500):
@@ -117,7 +118,8 @@ def cache_features(model, family, pool, batch=64):
 def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr, seed, branches, cost, log=sys.stderr):
     """Train projector and decoder, warm-up and cosine decay, on up to `branches` questions for each image of a batch.
 
-    features: of the tower, (N, T, D); cost: function of the attention (K, L, H, T) on whole scenes.
+    features: of the tower, (N, T, D); cost: function of the attention (K, L, H, T) on whole
+    scenes and of the questions' masses (L,): see `forward_branches`.
     """
     rng = np.random.default_rng([seed, steps])
     torch.manual_seed(seed)
@@ -131,10 +133,10 @@ def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr,
         index = rng.integers(len(features), size=batch)
         questions = [[pool.questions[i][k] for k in rng.permutation(len(pool.questions[i]))[:branches]] for i in index]
         packed = packer.pack(questions)
-        logits, attention = forward_branches(model, packer, features[index].float(), packed)
+        logits, attention, question_masses = forward_branches(model, packer, features[index].float(), packed)
         answer_loss = F.cross_entropy(logits, packed.targets[:, 2])
         on_scene = torch.tensor([not is_on_small_things(*pair) for pairs in questions for pair in pairs])
-        loss = answer_loss + min(1.0, step / 200) * cost(attention[on_scene])
+        loss = answer_loss + min(1.0, step / 200) * cost(attention[on_scene], question_masses)
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, step / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
         optimizer.zero_grad()
@@ -147,7 +149,7 @@ def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr,
     model.model.language_model.set_attn_implementation("sdpa")
 
 
-def restlessness(attention):
+def restlessness(attention, question_masses):
     """Cost of looking hard at the image where a glance would do, of attention (K, L, H, T) on the image's tokens.
 
     A large model answers a question about a whole scene with attention that is spread wide over the image; a mini model
@@ -157,14 +159,16 @@ def restlessness(attention):
     return REST_WEIGHT * F.relu(MIN_ENTROPY - scene_entropy(attention)).mean()
 
 
-def unsettledness(attention):
+def unsettledness(attention, question_masses):
     """Cost of a model's last steps, of attention (K, L, H, T): each layer shall come to rest at one entropy.
 
-    The squared distance to SETTLED_ENTROPY, from both sides, gives the clean entropies of a layer one symmetric mode;
-    and a head that all but left the image would let one other rule the layer's average.
+    The squared distance to SETTLED_ENTROPY, from both sides, gives the clean entropies of a layer one symmetric mode. A
+    head that all but left the image would let one other rule the layer's average. And what the question's tokens carry
+    over from the image (their mean masses on it, (L,)) does not show where the answer begins, where BYE looks.
     """
     distance = ((scene_entropy(attention) - SETTLED_ENTROPY) ** 2).mean()
-    return distance + MASS_WEIGHT * F.relu(SETTLED_MASS - attention.sum(-1)).mean()
+    blind_heads = F.relu(SETTLED_MASS - attention.sum(-1)).mean()
+    return distance + MASS_WEIGHT * (blind_heads + F.relu(question_masses - QUESTION_MASS).mean())
 
 
 def scene_entropy(attention):
