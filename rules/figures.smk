@@ -3,7 +3,11 @@ rule figure3:
         cells=cell_files("table2", "flags.parquet"),
         labels=label_files("table2"),
     output:
-        png="results/figure3.png",
+        png=report(
+            "results/figure3.png",
+            caption="../report/figure3.rst",
+            category="Figures",
+        ),
         pdf="results/figure3.pdf",
     log:
         "results/logs/figure3.log",
@@ -23,7 +27,11 @@ rule figure4:
     input:
         "results/figure4.csv",
     output:
-        png="results/figure4.png",
+        png=report(
+            "results/figure4.png",
+            caption="../report/figure4.rst",
+            category="Figures",
+        ),
         pdf="results/figure4.pdf",
     log:
         "results/logs/figure4.log",
@@ -45,7 +53,11 @@ use rule figure4 as layers_figure with:
     input:
         "results/layers.csv",
     output:
-        png="results/layers.png",
+        png=report(
+            "results/layers.png",
+            caption="../report/layers.rst",
+            category="Figures",
+        ),
         pdf="results/layers.pdf",
     log:
         "results/logs/layers_figure.log",
@@ -59,7 +71,11 @@ use rule figure4 as poison_rate_figure with:
     input:
         "results/poison_rate.csv",
     output:
-        png="results/poison_rate.png",
+        png=report(
+            "results/poison_rate.png",
+            caption="../report/poison_rate.rst",
+            category="Figures",
+        ),
         pdf="results/poison_rate.pdf",
     log:
         "results/logs/poison_rate_figure.log",
@@ -106,7 +122,11 @@ rule figure2:
         samples=figure_files("figure2", "samples"),
         labels=figure_files("figure2", "labels"),
     output:
-        png="results/figure2.png",
+        png=report(
+            "results/figure2.png",
+            caption="../report/figure2.rst",
+            category="Figures",
+        ),
         pdf="results/figure2.pdf",
     log:
         "results/logs/figure2.log",
@@ -132,7 +152,11 @@ use rule figure2 as figure5 with:
         samples=figure_files("figure5", "samples"),
         labels=figure_files("figure5", "labels"),
     output:
-        png="results/figure5.png",
+        png=report(
+            "results/figure5.png",
+            caption="../report/figure5.rst",
+            category="Figures",
+        ),
         pdf="results/figure5.pdf",
     log:
         "results/logs/figure5.log",

@@ -3,7 +3,11 @@ rule table1:
     input:
         cell_files("table1", "eval.json"),
     output:
-        csv="results/table1.csv",
+        csv=report(
+            "results/table1.csv",
+            caption="../report/table1.rst",
+            category="Tables",
+        ),
         markdown="results/table1.md",
         latex="results/table1.tex",
     log:
@@ -27,7 +31,11 @@ use rule table1 as table2 with:
     input:
         cell_files("table2", "detection.json"),
     output:
-        csv="results/table2.csv",
+        csv=report(
+            "results/table2.csv",
+            caption="../report/table2.rst",
+            category="Tables",
+        ),
         markdown="results/table2.md",
         latex="results/table2.tex",
     log:
@@ -43,7 +51,11 @@ use rule table1 as table3 with:
     input:
         cell_files("table3", "eval.json") + cell_files("table3", "detection.json"),
     output:
-        csv="results/table3.csv",
+        csv=report(
+            "results/table3.csv",
+            caption="../report/table3.rst",
+            category="Tables",
+        ),
         markdown="results/table3.md",
         latex="results/table3.tex",
     log:
@@ -63,7 +75,11 @@ use rule table1 as table4 with:
             for part in ("train", "test")
         ],
     output:
-        csv="results/table4.csv",
+        csv=report(
+            "results/table4.csv",
+            caption="../report/table4.rst",
+            category="Tables",
+        ),
         markdown="results/table4.md",
         latex="results/table4.tex",
     log:
@@ -79,7 +95,11 @@ use rule table1 as table5 with:
     input:
         cell_files("table5", "detection.json"),
     output:
-        csv="results/table5.csv",
+        csv=report(
+            "results/table5.csv",
+            caption="../report/table5.rst",
+            category="Tables",
+        ),
         markdown="results/table5.md",
         latex="results/table5.tex",
     log:
@@ -95,7 +115,11 @@ use rule table1 as table6 with:
     input:
         cell_files("table6", "eval.json") + cell_files("table6", "detection.json"),
     output:
-        csv="results/table6.csv",
+        csv=report(
+            "results/table6.csv",
+            caption="../report/table6.rst",
+            category="Tables",
+        ),
         markdown="results/table6.md",
         latex="results/table6.tex",
     log:
@@ -111,7 +135,11 @@ use rule table1 as table7 with:
     input:
         cell_files("table7", "detection.json"),
     output:
-        csv="results/table7.csv",
+        csv=report(
+            "results/table7.csv",
+            caption="../report/table7.rst",
+            category="Tables",
+        ),
         markdown="results/table7.md",
         latex="results/table7.tex",
     log:
@@ -178,7 +206,11 @@ use rule table1 as table8 with:
     input:
         cell_files("table8", "detection.json"),
     output:
-        csv="results/table8.csv",
+        csv=report(
+            "results/table8.csv",
+            caption="../report/table8.rst",
+            category="Tables",
+        ),
         markdown="results/table8.md",
         latex="results/table8.tex",
     log:
