@@ -35,7 +35,7 @@ def need(flag, text, **settings):
 def may(flag, default, text, **settings):
     """An option with a default, which also says the option's type where `settings` do not."""
     if default is not None and not isinstance(default, tuple):
-        text = f"{text} (default: {default})"
+        text = f"{text} (default: {default})".replace("%", "%%")  # argparse formats it
         if "action" not in settings:
             settings = {"type": type(default), **settings}
     return (flag,), {"default": default, "help": text, **settings}
