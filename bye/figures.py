@@ -133,7 +133,8 @@ def layers_figure(table, out, tau):
                 axes.bar(places, [float(each["bsi"]) for each in cell], 0.6, color=colours)
                 axes.axhline(tau, color=INK, linewidth=1, linestyle="--")
                 for place, each in zip(places, cell, strict=True):
-                    axes.text(place, float(each["bsi"]) + 0.05, each["auroc"], ha="center", fontsize=7)
+                    paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the dashed line
+                    axes.text(place, float(each["bsi"]) + 0.1, each["auroc"], ha="center", fontsize=7, bbox=paper)
                 axes.set_title(f"{model}, {dataset}", loc="left", fontsize=9)
                 axes.margins(y=0.12)
                 if row == len(models) - 1:
