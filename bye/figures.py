@@ -78,7 +78,11 @@ def histograms_figure(cells, out):
                 scores = _scores(*cells[model, dataset])
                 _draw_histogram(axes, scores, counted=False)
                 selected = scores.setting["sensitive_layers"]
-                where = f"layers {' '.join(map(str, selected))}" if selected else "no sensitive layer"
+                where = (
+                    f"layer{'s' if len(selected) > 1 else ''} {' '.join(map(str, selected))}"
+                    if selected
+                    else "no layer"
+                )
                 axes.set_title(f"{dataset}, {where}", loc="left", fontsize=9)
                 if row == len(models) - 1:
                     axes.set_xlabel("mean entropy (nats)")

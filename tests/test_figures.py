@@ -130,7 +130,7 @@ def test_histograms_of_many_cells(tmp_path, run, drawn):
     cells = {("a", "x"): (flags, None), ("a", "y"): (flags, None), ("b", "x"): (flags, None)}
     for name in ("figure3.png", "figure3.pdf", "again.pdf"):
         histograms_figure(cells, tmp_path / name)
-    assert drawn[:4] == ["x, layers 1", "y, layers 1", "x, layers 1", "mean entropy (nats)"]
+    assert drawn[:4] == ["x, layer 1", "y, layer 1", "x, layer 1", "mean entropy (nats)"]
     assert has_colour(tmp_path / "figure3.png", ORANGE)
     assert (tmp_path / "figure3.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "figure3.pdf").read_bytes() == (tmp_path / "again.pdf").read_bytes()
