@@ -143,7 +143,7 @@ def test_a_wrong_configuration_is_one_sentence_that_names_the_key(shipped, path,
     [
         ("results/gpt/rsvqa/badnet/s0/bye/eval.json", "unknown model 'gpt'; config knows: llava-mini, internvl-mini"),
         ("results/llava-mini/vqa/badnet/s0/bye/eval.json", "unknown dataset 'vqa'"),
-        ("results/llava-mini/rsvqa/blend/s0/bye/eval.json", "unknown attack 'blend'; config knows: badnet, none"),
+        ("results/llava-mini/rsvqa/blend/s0/bye/eval.json", "unknown attack 'blend'; config knows: badnet, random_position"),
         ("results/llava-mini/rsvqa/badnet/s0/zip/eval.json", "unknown defence 'zip'"),
         ("results/llava-mini/rsvqa/badnet/0/bye/eval.json", "'0' is no seed"),
         ("results/llava-mini/rsvqa/none/s0/oracle/kept.json", "the untouched set has none"),
