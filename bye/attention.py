@@ -16,7 +16,7 @@ from bye.data.images import load_image
 from bye.data.samples import id_of, question_of, read_samples, write_samples
 from bye.errors import ByeError
 from bye.files import replacing, write_parquet
-from bye.flags import read_table
+from bye.flags import read_labels
 from bye.models import load_model
 from bye.models.attention import LastRow, record_decoder
 from bye.models.family import ImageFeatures, pad
@@ -89,14 +89,9 @@ def example_maps(model, adapter, samples, images, labels, out, count=2, seed=0, 
     Raises ByeError if a sample has no label.
     """
     entries = read_samples(samples)
-    table = read_table(labels, ("id", "poisoned"))
-    poisoned = dict(zip(table["id"], table["poisoned"], strict=True))
-    missing = [id_of(entry) for entry in entries if id_of(entry) not in poisoned]
-    if missing:
-        raise ByeError(f"{labels} has no label for sample {missing[0]!r}; give the labels of this training set")
-    order = [entries[i] for i in np.random.default_rng(seed).permutation(len(entries))]
-    chosen = [[entry for entry in order if poisoned[id_of(entry)] == kind][:count] for kind in (False, True)]
-    chosen = [entry for part in chosen for entry in part]
+    poisoned = read_labels(labels, [id_of(entry) for entry in entries])
+    order = np.random.default_rng(seed).permutation(len(entries))
+    chosen = [entries[i] for kind in (False, True) for i in order[poisoned[order] == kind][:count]]
     with TemporaryDirectory() as folder:
         write_samples(Path(folder) / "chosen.json", chosen)
         extract(

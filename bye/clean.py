@@ -5,7 +5,6 @@ there, and copies what matters to OUT. Snakemake's records stay in OUT/work: a k
 finished one does nothing.
 """
 
-import csv
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from bye import processes
 from bye.config import find_model
 from bye.data.samples import read_samples
 from bye.errors import ByeError
-from bye.files import read_json, read_text, write_bytes, write_text
+from bye.files import read_csv, read_json, read_text, write_bytes, write_text
 
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "bye"
@@ -77,8 +76,7 @@ def find_workflow():
 def summarise(cell, n_samples, tau, out):
     """Return one line on what was dropped, or that nothing was because no layer is sensitive."""
     n_dropped = len(read_samples(cell / "dropped.json", validate=False))
-    with open(cell / "layers.csv", encoding="utf-8", newline="") as file:
-        layers = list(csv.DictReader(file))
+    layers = read_csv(cell / "layers.csv")
     sensitive = [layer["layer"] for layer in layers if layer["sensitive"] == "true"]
     if not sensitive:
         return (

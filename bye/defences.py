@@ -8,7 +8,7 @@ import numpy as np
 from bye.data.samples import id_of, read_samples, write_samples
 from bye.errors import ByeError
 from bye.files import write_csv
-from bye.flags import read_flags, read_table, write_flags
+from bye.flags import read_flags, read_labels, read_table, write_flags
 
 PAPER_IMAGE_TOKENS = 576  # of LLaVA-1.5: the paper's fixed threshold of 4.5 nats belongs to as many
 
@@ -135,12 +135,7 @@ def oracle(samples, labels, flags_out):
     Raises ByeError if a sample has no label.
     """
     ids = _ids(samples)
-    table = read_table(labels, ("id", "poisoned"))
-    poisoned = dict(zip(table["id"], table["poisoned"], strict=True))
-    missing = [sample for sample in ids if sample not in poisoned]
-    if missing:
-        raise ByeError(f"{labels} has no label for sample {missing[0]!r} of {samples}; give the labels of this set")
-    flagged = np.array([poisoned[sample] for sample in ids], dtype=bool)
+    flagged = read_labels(labels, ids)
     write_flags(flags_out, ids, flagged, ["labelled as poisoned" if drop else "" for drop in flagged])
     return int(flagged.sum())
 

@@ -3,7 +3,6 @@
 The same input gives the same bytes, whatever the user's matplotlib settings.
 """
 
-import csv
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from matplotlib.figure import Figure
 from bye.data.images import load_image
 from bye.data.samples import id_of, read_samples
 from bye.errors import ByeError
-from bye.files import replacing
-from bye.flags import read_flags, read_table
+from bye.files import read_csv, replacing
+from bye.flags import read_flags, read_labels
 
 STYLE = Path(__file__).with_name("figures.mplstyle")  # the look of all figures
 # Colours are Okabe and Ito's, which colour-blind readers can tell apart.
@@ -99,8 +98,7 @@ def bars_figure(table, out, series, value, ylabel):
 
     series, value: columns with the bars' names and their heights; an empty value has no bar, and says "none".
     """
-    with open(table, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(table)
     models, datasets, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset", series))
     with _figure(out, (1.0 + 3.6 * len(models), 3.4)) as figure:
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
@@ -123,8 +121,7 @@ def bars_figure(table, out, series, value, ylabel):
 
 def layers_figure(table, out, tau):
     """Draw BSI and AUROC of every layer, a panel a model and dataset; a dashed line is the BSI's threshold `tau`."""
-    with open(table, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(table)
     models, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset"))
     with _figure(out, (2.9 * len(datasets), 0.5 + 2.2 * len(models))) as figure:
         grid = figure.subplots(len(models), len(datasets), sharey=True, squeeze=False)
@@ -149,8 +146,7 @@ def layers_figure(table, out, tau):
 
 def poison_rate_figure(table, out):
     """Draw recall, precision and ASR over the share of poison, and the share dropped, a panel a method."""
-    with open(table, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(table)
     cells = list(dict.fromkeys((row["model"], row["dataset"], row["method"]) for row in rows))
     lines = {
         "recall": ("recall", SERIES[3], "o-"),
@@ -234,13 +230,11 @@ class Example:
 def _examples(maps, samples, images, labels):
     """The examples of a maps file, clean ones first."""
     entries = {id_of(entry): entry for entry in read_samples(samples)}
-    table = read_table(labels, ("id", "poisoned"))
-    poisoned = dict(zip(table["id"], table["poisoned"], strict=True))
     with np.load(maps) as content:
-        grid = tuple(content["grid"])
+        ids, grid = content["ids"].tolist(), tuple(content["grid"])
         found = [
-            Example(load_image(images, entries[name]), rows.reshape(len(rows), *grid), poisoned[name])
-            for name, rows in zip(content["ids"].tolist(), content["maps"], strict=True)
+            Example(load_image(images, entries[name]), rows.reshape(len(rows), *grid), poisoned)
+            for name, rows, poisoned in zip(ids, content["maps"], read_labels(labels, ids), strict=True)
         ]
     return sorted(found, key=lambda example: example.poisoned)
 
@@ -286,7 +280,7 @@ def _scores(flags, labels):
     flagged = np.array(table["flagged"], dtype=bool)
     if labels is None:
         return Scores(values, flagged, flagged, ("kept", "flagged"), setting)
-    return Scores(values, flagged, _poisoned(labels, table["id"]), ("clean", "poisoned"), setting)
+    return Scores(values, flagged, read_labels(labels, table["id"]), ("clean", "poisoned"), setting)
 
 
 @contextmanager
@@ -323,15 +317,6 @@ def _draw_histogram(axes, scores, counted=True):
     axes.set_ylim(0, 1.08 * highest)  # a component narrower than a bar would dwarf the bars
 
 
-def _poisoned(labels, ids):
-    table = read_table(labels, ("id", "poisoned"))
-    poisoned = dict(zip(table["id"], table["poisoned"], strict=True))
-    missing = [sample for sample in ids if sample not in poisoned]
-    if missing:
-        raise ByeError(f"{labels} has no label for sample {missing[0]!r}; give the labels of this training set")
-    return np.array([poisoned[sample] for sample in ids], dtype=bool)
-
-
 def _draw_mixture(axes, scores):
     """Draw the two fitted Gaussians, scaled from densities to samples a bin."""
     edges = np.histogram_bin_edges(scores.values, bins=BINS)
@@ -355,8 +340,7 @@ def _title(setting, flagged, layers):
     title = "No sensitive layer: nobody is flagged"
     if layers is None:
         return title
-    with open(layers, newline="", encoding="utf-8") as file:
-        column = "bsi" if setting["rule"] == "paper" else "released_margin"
-        highest = max(float(row[column]) for row in csv.DictReader(file))
+    column = "bsi" if setting["rule"] == "paper" else "released_margin"
+    highest = max(float(row[column]) for row in read_csv(layers))
     name = "BSI" if setting["rule"] == "paper" else "separation"
     return f"{title} (highest {name} {highest:.2f}, needed {setting['tau']:g})"

@@ -146,6 +146,11 @@ def read_text(path):
         raise ByeError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
+def read_csv(path, delimiter=","):
+    """Return the rows of a CSV file as dicts of texts. Raises ByeError if it cannot be read."""
+    return list(csv.DictReader(io.StringIO(read_text(path)), delimiter=delimiter))
+
+
 def read_json(path):
     """Return the content of a JSON file. Raises ByeError naming the line where it is not valid JSON."""
     return parse_json(read_text(path), path)

@@ -41,6 +41,22 @@ def read_flags(path):
     return read_table(path, COLUMNS)
 
 
+def read_labels(path, ids, exact=False):
+    """Return which of the samples `ids` a labels file (id, poisoned) calls poisoned: bool array of shape (n_samples,).
+
+    Raises ByeError if a sample has no label, or, where the labels must be of `exact`ly these samples, one label has no
+    sample.
+    """
+    table = read_table(path, ("id", "poisoned"))
+    poisoned = dict(zip(table["id"], table["poisoned"], strict=True))
+    missing = [sample for sample in ids if sample not in poisoned]
+    if missing:
+        raise ByeError(f"{path} has no label for sample {missing[0]!r}; give the labels of this training set")
+    if exact and len(poisoned) != len(ids):
+        raise ByeError(f"{path} has labels of {len(poisoned)} samples, not {len(ids)}; give those of this training set")
+    return np.array([poisoned[sample] for sample in ids], dtype=bool)
+
+
 def read_table(path, columns, prefix=None):
     """Return columns of a Parquet file as a dict of lists, with the schema's metadata under the key "metadata".
 

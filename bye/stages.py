@@ -51,6 +51,12 @@ SEED = may("--seed", 0, "seed of every random draw")
 THREADS = may("--threads", None, "torch threads (default: all cores)", type=int)
 MODEL = need("--model", "model folder in the transformers layout, or hub id")
 FAMILY = may("--family", None, "llava or internvl: what the checkpoint must be (default: whichever it is)")
+ADAPTER = need("--adapter", "PEFT adapter folder")
+LABELS = need("--labels", "ground truth")
+CELLS = need("--cells", "result files of all cells, at their places in the path scheme", nargs="+")
+CELL_LABELS = need("--labels", "their labels, .../DATASET/ATTACK/sSEED.parquet", nargs="+")
+TABLE = need("--out", "CSV to write; Markdown and LaTeX go beside it")
+PICTURES = need("--out", "pictures to write, PNG or PDF", nargs="+")
 PAPER_MODELS = may("--paper-models", (), "MODEL=NAME: the paper's name of a model's original", nargs="*", type=str)
 
 
@@ -163,7 +169,7 @@ def finetune(**options):
     "attention",
     MODEL,
     FAMILY,
-    need("--adapter", "PEFT adapter folder"),
+    ADAPTER,
     SAMPLES,
     IMAGES,
     need("--out", "attention.parquet to write"),
@@ -183,7 +189,7 @@ def attention(**options):
     "attention-maps",
     MODEL,
     FAMILY,
-    need("--adapter", "PEFT adapter folder"),
+    ADAPTER,
     SAMPLES,
     IMAGES,
     need("--labels", "ground truth: figures show clean and poisoned samples"),
@@ -223,7 +229,7 @@ def detect(attention, layers, flags, over, **options):
     "sentinet",
     MODEL,
     FAMILY,
-    need("--adapter", "PEFT adapter folder"),
+    ADAPTER,
     SAMPLES,
     IMAGES,
     need("--reference", "clean samples"),
@@ -257,7 +263,7 @@ def random_drop(samples, share, seed, flags):
     random_drop(samples, flags, share=share, seed=seed)
 
 
-@stage("oracle", SAMPLES, need("--labels", "ground truth"), need("--flags", "Parquet file for the flags"))
+@stage("oracle", SAMPLES, LABELS, need("--flags", "Parquet file for the flags"))
 def oracle(samples, labels, flags):
     """Flag exactly the poisoned samples: an upper bound, which reads the ground truth."""
     from bye.defences import oracle
@@ -283,7 +289,7 @@ def keep(samples, flags, kept, dropped):
 @stage(
     "score",
     need("--flags", "Parquet file with the flags"),
-    need("--labels", "ground truth"),
+    LABELS,
     may("--layers", None, "layers.csv of a defence that selects layers"),
     need("--out", "detection.json to write"),
 )
@@ -298,7 +304,7 @@ def score(flags, labels, out, layers):
     "evaluate",
     MODEL,
     FAMILY,
-    need("--adapter", "PEFT adapter folder"),
+    ADAPTER,
     need("--clean", "test samples"),
     need("--clean-images", "their image folder"),
     may("--triggered", None, "test samples with the trigger"),
@@ -320,10 +326,10 @@ def evaluate(**options):
 
 @stage(
     "table1",
-    need("--cells", "eval.json of every cell, at its place in the path scheme", nargs="+"),
+    CELLS,
     PAPER_MODELS,
     may("--upper-bounds", ("oracle",), "defences that read the labels, to be marked so", nargs="*", type=str),
-    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+    TABLE,
 )
 def table1(cells, paper_models, upper_bounds, out):
     """Write Table 1: clean performance and attack success of every method, beside the paper's."""
@@ -334,9 +340,9 @@ def table1(cells, paper_models, upper_bounds, out):
 
 @stage(
     "table2",
-    need("--cells", "detection.json of every cell, at its place in the path scheme", nargs="+"),
+    CELLS,
     PAPER_MODELS,
-    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+    TABLE,
 )
 def table2(cells, paper_models, out):
     """Write Table 2: precision, recall and F1 of the detector, beside the paper's."""
@@ -347,11 +353,11 @@ def table2(cells, paper_models, out):
 
 @stage(
     "table-attacks",
-    need("--cells", "eval.json and detection.json of every cell, at their places in the path scheme", nargs="+"),
+    CELLS,
     need("--number", "number of the table in the paper", type=int),
     need("--names", "ATTACK=TRIGGER for each attack", nargs="+"),
     PAPER_MODELS,
-    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+    TABLE,
 )
 def table_attacks(cells, number, names, paper_models, out):
     """Write Table 3 or 6: the detector under several triggers, beside the paper's."""
@@ -364,7 +370,7 @@ def table_attacks(cells, number, names, paper_models, out):
     "table4",
     need("--names", "DATASET=FORMAT for each dataset", nargs="+"),
     need("--cells", "train.json and test.json of each dataset, in the same order", nargs="+"),
-    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+    TABLE,
 )
 def table4(names, cells, out):
     """Write Table 4: the datasets as loaded."""
@@ -382,10 +388,10 @@ def table4(names, cells, out):
 
 @stage(
     "table5",
-    need("--cells", "detection.json of every cell, at its place in the path scheme", nargs="+"),
+    CELLS,
     need("--names", "DEFENCE=TAU for each defence", nargs="+"),
     PAPER_MODELS,
-    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+    TABLE,
 )
 def table5(cells, names, paper_models, out):
     """Write Table 5: the detector under several thresholds of the BSI, beside the paper's."""
@@ -397,11 +403,11 @@ def table5(cells, names, paper_models, out):
 
 @stage(
     "table-variants",
-    need("--cells", "detection.json of every cell, at its place in the path scheme", nargs="+"),
+    CELLS,
     may("--number", None, "number of the table in the paper", type=int),
     need("--names", "DEFENCE=VARIANT for each defence", nargs="+"),
     PAPER_MODELS,
-    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+    TABLE,
 )
 def table_variants(cells, number, names, paper_models, out):
     """Write F1 of variants of the detector: Table 7 beside the paper's, or the numbers of Figure 4."""
@@ -412,10 +418,10 @@ def table_variants(cells, number, names, paper_models, out):
 
 @stage(
     "table8",
-    need("--cells", "detection.json of every cell, at its place in the path scheme", nargs="+"),
+    CELLS,
     need("--reference", "the clean samples that SentiNet was given"),
     need("--names", "DEFENCE/ATTACK=FILE for each benchmark file of Snakemake", nargs="+"),
-    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+    TABLE,
 )
 def table8(cells, reference, names, out):
     """Write Table 8: BYE against SentiNet."""
@@ -431,10 +437,10 @@ def table8(cells, reference, names, out):
 
 @stage(
     "poison-rate-table",
-    need("--cells", "flags.parquet, detection.json and eval.json of every cell, at their places", nargs="+"),
+    CELLS,
     need("--names", "ATTACK=RATE for each attack", nargs="+"),
     need("--plain", "defence key of the plain fine-tune"),
-    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+    TABLE,
 )
 def poison_rate_table(cells, names, plain, out):
     """Write detection and attack success over the share of poison."""
@@ -445,9 +451,9 @@ def poison_rate_table(cells, names, plain, out):
 
 @stage(
     "layers-table",
-    need("--cells", "attention.parquet and layers.csv of every cell, at their places in the path scheme", nargs="+"),
-    need("--labels", "their labels, .../DATASET/ATTACK/sSEED.parquet", nargs="+"),
-    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+    CELLS,
+    CELL_LABELS,
+    TABLE,
 )
 def layers_table(cells, labels, out):
     """Write every layer's BSI and AUROC."""
@@ -458,9 +464,9 @@ def layers_table(cells, labels, out):
 
 @stage(
     "histograms-figure",
-    need("--cells", "flags.parquet of every cell, at its place in the path scheme", nargs="+"),
-    need("--labels", "their labels, .../DATASET/ATTACK/sSEED.parquet", nargs="+"),
-    need("--out", "pictures to write, PNG or PDF", nargs="+"),
+    CELLS,
+    CELL_LABELS,
+    PICTURES,
 )
 def histograms_figure(cells, labels, out):
     """Draw Figure 3: the histograms of many cells."""
@@ -482,7 +488,7 @@ def histograms_figure(cells, labels, out):
     may("--series", "variant", "column that names the bars"),
     may("--value", "f1", "column with their heights"),
     may("--ylabel", "F1 (%)", "label of the axis"),
-    need("--out", "pictures to write, PNG or PDF", nargs="+"),
+    PICTURES,
 )
 def bars_figure(table, out, **options):
     """Draw Figure 4: a table as bars."""
@@ -495,7 +501,7 @@ def bars_figure(table, out, **options):
 @stage(
     "poison-rate-figure",
     need("--table", "CSV that poison-rate-table wrote"),
-    need("--out", "pictures to write, PNG or PDF", nargs="+"),
+    PICTURES,
 )
 def poison_rate_figure(table, out):
     """Draw detection and attack success over the share of poison."""
@@ -510,8 +516,8 @@ def poison_rate_figure(table, out):
     need("--maps", "npz file of attention-maps"),
     SAMPLES,
     IMAGES,
-    need("--labels", "ground truth"),
-    need("--out", "pictures to write, PNG or PDF", nargs="+"),
+    LABELS,
+    PICTURES,
 )
 def maps_figure(out, **files):
     """Draw Figure 2: attention maps over the layers, clean above poisoned."""
@@ -528,7 +534,7 @@ def maps_figure(out, **files):
     need("--samples", "training samples of each", nargs="+"),
     need("--images", "image folder of each", nargs="+"),
     need("--labels", "ground truth of each", nargs="+"),
-    need("--out", "pictures to write, PNG or PDF", nargs="+"),
+    PICTURES,
 )
 def triggers_figure(names, maps, samples, images, labels, out):
     """Draw Figure 5: a poisoned image of each attack and its attention."""
@@ -542,7 +548,7 @@ def triggers_figure(names, maps, samples, images, labels, out):
     "layers-figure",
     need("--table", "CSV that layers-table wrote"),
     may("--tau", 2.0, "threshold of the BSI"),
-    need("--out", "pictures to write, PNG or PDF", nargs="+"),
+    PICTURES,
 )
 def layers_figure(table, tau, out):
     """Draw BSI and AUROC of every layer."""

@@ -6,13 +6,12 @@ All shares (CP, ASR, precision, recall, F1, AUROC) are in per cent with two deci
 (precision where nobody is flagged).
 """
 
-import csv
 from pathlib import Path
 from statistics import mean, stdev
 
 from bye.data.samples import answer_of, question_of, read_samples
 from bye.errors import ByeError
-from bye.files import read_json, write_csv, write_text
+from bye.files import read_csv, read_json, write_csv, write_text
 from bye.flags import read_flags
 from bye.metrics.detection import layer_aurocs
 from bye.reference import paper_datasets, paper_number
@@ -264,8 +263,7 @@ def table8(cells, benchmarks, n_reference, out):
 
 
 def _seconds(benchmark):
-    with open(benchmark, newline="", encoding="utf-8") as file:
-        return float(next(csv.DictReader(file, delimiter="\t"))["s"])
+    return float(read_csv(benchmark, delimiter="\t")[0]["s"])
 
 
 def labels_of(paths):
@@ -292,13 +290,9 @@ def layers_table(cells, labels, out):
             continue
         names = dict(zip(("model", "dataset", "attack", "seed"), _run(cell), strict=True))
         aurocs = layer_aurocs(attention[_run(cell)], labels[_run(cell)[1:]])
-        with open(cell["layers"], newline="", encoding="utf-8") as file:
-            for layer, share in zip(csv.DictReader(file), aurocs, strict=True):
-                numbers = {name: f"{float(layer[name]):.2f}" for name in LAYER_NUMBERS}
-                auroc = None if share is None else f"{share:.2f}"
-                rows.append(
-                    {**names, "layer": layer["layer"], **numbers, "auroc": auroc, "sensitive": layer["sensitive"]}
-                )
+        for layer, share in zip(read_csv(cell["layers"]), aurocs, strict=True):
+            numbers = {name: _text(float(layer[name])) for name in LAYER_NUMBERS}
+            rows.append({**names, **layer, **numbers, "auroc": _text(share)})
     columns = ["model", "dataset", "attack", "seed", "layer", *LAYER_NUMBERS, "auroc", "sensitive"]
     _write(out, rows, columns, "BSI and AUROC of every layer")
 

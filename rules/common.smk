@@ -1,3 +1,4 @@
+import itertools
 import math
 import os
 import re
@@ -265,7 +266,7 @@ def detect_options(wildcards):
 
 def sentinet_options(wildcards):
     family = config["models"][wildcards.model]["family"]
-    return as_options({"family": family}) + " " + detect_options(wildcards)
+    return f"{as_options({'family': family})} {detect_options(wildcards)}"
 
 
 def evaluate_options(wildcards):
@@ -305,13 +306,17 @@ def table_options(table, section, name=None, **more):
     return as_options({"names": names or None, **more})
 
 
-def table8_options():
-    """Return SentiNet's reference samples, and the benchmark files of what each defence does after the fine-tune."""
+def table8_reference():
+    """Return the file of SentiNet's reference samples."""
     table = config["tables"].get("table8")
-    if table is None:
-        return ""
+    return f"results/data/{table['datasets'][0]}/s{config['seeds'][0]}/test.json" if table else []
+
+
+def table8_benchmarks():
+    """Return DEFENCE/ATTACK=FILE for each benchmark file of what the defences do after the fine-tune."""
+    table = config["tables"].get("table8", {"attacks": []})
     names = []
-    for attack, seed in ((attack, seed) for attack in table["attacks"] for seed in config["seeds"]):
+    for attack, seed in itertools.product(table["attacks"], config["seeds"]):
         run = f"{table['models'][0]}.{table['datasets'][0]}.{attack}.s{seed}"
         for defence in table["defences"]:
             if config["defences"][defence]["kind"] == "sentinet":
@@ -319,9 +324,7 @@ def table8_options():
             else:
                 steps = [f"attention/{run}", f"detect/{run}.{defence}"]
             names += [f"{defence}/{attack}=results/benchmarks/{step}.tsv" for step in steps]
-    return as_options(
-        {"names": names, "reference": f"results/data/{table['datasets'][0]}/s{config['seeds'][0]}/test.json"}
-    )
+    return names
 
 
 # ---- requested files -------------------------------------------------------------------------------------------------

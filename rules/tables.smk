@@ -1,7 +1,7 @@
 # All tables: one call of a stage on the result files of the cells that config.yaml lists under tables.
 rule table1:
     input:
-        cell_files("table1", "eval.json"),
+        cells=cell_files("table1", "eval.json"),
     output:
         csv=report(
             "results/table1.csv",
@@ -24,12 +24,12 @@ rule table1:
         stage="table1",
         options=as_options({"paper_models": paper_models(), "upper_bounds": defences_of_kind("oracle")}),
     shell:
-        "python -m bye {params.stage} --cells {input:q} {params.options} --out {output.csv:q} > {log:q} 2>&1"
+        "python -m bye {params.stage} --cells {input.cells:q} {params.options} --out {output.csv:q} > {log:q} 2>&1"
 
 
 use rule table1 as table2 with:
     input:
-        cell_files("table2", "detection.json"),
+        cells=cell_files("table2", "detection.json"),
     output:
         csv=report(
             "results/table2.csv",
@@ -49,7 +49,7 @@ use rule table1 as table2 with:
 
 use rule table1 as table3 with:
     input:
-        cell_files("table3", "eval.json") + cell_files("table3", "detection.json"),
+        cells=cell_files("table3", "eval.json") + cell_files("table3", "detection.json"),
     output:
         csv=report(
             "results/table3.csv",
@@ -69,7 +69,7 @@ use rule table1 as table3 with:
 
 use rule table1 as table4 with:
     input:
-        [
+        cells=[
             f"results/data/{dataset}/s{config['seeds'][0]}/{part}.json"
             for dataset in EVALUATED
             for part in ("train", "test")
@@ -93,7 +93,7 @@ use rule table1 as table4 with:
 
 use rule table1 as table5 with:
     input:
-        cell_files("table5", "detection.json"),
+        cells=cell_files("table5", "detection.json"),
     output:
         csv=report(
             "results/table5.csv",
@@ -113,7 +113,7 @@ use rule table1 as table5 with:
 
 use rule table1 as table6 with:
     input:
-        cell_files("table6", "eval.json") + cell_files("table6", "detection.json"),
+        cells=cell_files("table6", "eval.json") + cell_files("table6", "detection.json"),
     output:
         csv=report(
             "results/table6.csv",
@@ -133,7 +133,7 @@ use rule table1 as table6 with:
 
 use rule table1 as table7 with:
     input:
-        cell_files("table7", "detection.json"),
+        cells=cell_files("table7", "detection.json"),
     output:
         csv=report(
             "results/table7.csv",
@@ -153,7 +153,7 @@ use rule table1 as table7 with:
 
 use rule table1 as figure4_data with:
     input:
-        cell_files("figure4", "detection.json"),
+        cells=cell_files("figure4", "detection.json"),
     output:
         csv="results/figure4.csv",
         markdown="results/figure4.md",
@@ -169,7 +169,8 @@ use rule table1 as figure4_data with:
 
 use rule table1 as layers with:
     input:
-        cell_files("table2", "attention.parquet", kinds=["none"]) + cell_files("table2", "layers.csv"),
+        cells=cell_files("table2", "attention.parquet", kinds=["none"]) + cell_files("table2", "layers.csv"),
+        labels=label_files("table2"),
     output:
         csv="results/layers.csv",
         markdown="results/layers.md",
@@ -185,10 +186,10 @@ use rule table1 as layers with:
 
 use rule table1 as poison_rate with:
     input:
-        cell_files("poison_rate", "flags.parquet"),
         cell_files("poison_rate", "detection.json", poisoned=True),
         cell_files("poison_rate", "eval.json", poisoned=True, first=True),
         cell_files("poison_rate", "eval.json", kinds=["none"], poisoned=True),
+        cells=cell_files("poison_rate", "flags.parquet"),
     output:
         csv="results/poison_rate.csv",
         markdown="results/poison_rate.md",
@@ -204,7 +205,8 @@ use rule table1 as poison_rate with:
 
 use rule table1 as table8 with:
     input:
-        cell_files("table8", "detection.json"),
+        cells=cell_files("table8", "detection.json"),
+        reference=table8_reference(),
     output:
         csv=report(
             "results/table8.csv",
@@ -219,4 +221,4 @@ use rule table1 as table8 with:
         "results/benchmarks/table8.tsv"
     params:
         stage="table8",
-        options=table8_options(),
+        options=as_options({"names": table8_benchmarks(), "reference": table8_reference()}),

@@ -143,7 +143,10 @@ def test_a_wrong_configuration_is_one_sentence_that_names_the_key(shipped, path,
     [
         ("results/gpt/rsvqa/badnet/s0/bye/eval.json", "unknown model 'gpt'; config knows: llava-mini, internvl-mini"),
         ("results/llava-mini/vqa/badnet/s0/bye/eval.json", "unknown dataset 'vqa'"),
-        ("results/llava-mini/rsvqa/blend/s0/bye/eval.json", "unknown attack 'blend'; config knows: badnet, random_position"),
+        (
+            "results/llava-mini/rsvqa/blend/s0/bye/eval.json",
+            "unknown attack 'blend'; config knows: badnet, random_position",
+        ),
         ("results/llava-mini/rsvqa/badnet/s0/zip/eval.json", "unknown defence 'zip'"),
         ("results/llava-mini/rsvqa/badnet/0/bye/eval.json", "'0' is no seed"),
         ("results/llava-mini/rsvqa/none/s0/oracle/kept.json", "the untouched set has none"),
@@ -190,6 +193,15 @@ def test_snakemake_ends_with_the_sentence_alone(tmp_path, model, arguments, told
 # ---- the DAG ---------------------------------------------------------------------------------------------------------
 
 
+SEEDS = 2
+TABLE_CELLS = 2 * 4 * SEEDS  # models, datasets
+ATTACK_CELLS = (4 + 5) * SEEDS  # triggers of tables 3 and 6, and shares of poison, besides the default attack
+UNTOUCHED_CELLS = SEEDS
+REPORTS = {  # rules that read the labels to say how good a defence was, or to show samples of both kinds
+    *("score", "entropy_figure", "attention_maps", "layers", "figure2", "figure3", "figure5"),
+}
+
+
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory, model, internvl):
     """The jobs of the shipped configuration with two seeds, from Snakemake's own dry run."""
@@ -209,12 +221,12 @@ def test_ground_truth_reaches_no_defence_but_the_oracle(plan):
     decided = [
         path for job in plan for path in job["output"] if path.endswith(("flags.parquet", "kept.json", "adapter"))
     ]
-    assert sum("/bye/" in path for path in decided) == 3 * 16
+    assert sum("/bye/" in path for path in decided) == 3 * (TABLE_CELLS + ATTACK_CELLS) + UNTOUCHED_CELLS
     assert [path for path in decided if path in reached and "/oracle/" not in path] == []
     readers = {job["rule"] for job in plan if any("/labels/" in path for path in job["input"])}
-    assert readers == {"oracle", "score", "entropy_figure"}
-    scored = [job for job in plan if job["rule"] in ("score", "entropy_figure")]
-    assert all(path.endswith(("detection.json", "entropy.png")) for job in scored for path in job["output"])
+    assert readers == {"oracle", *REPORTS}
+    reports = [path for job in plan if job["rule"] in REPORTS for path in job["output"]]
+    assert all(path.endswith(("detection.json", "maps.npz", ".png", ".pdf", ".csv", ".md", ".tex")) for path in reports)
 
 
 def test_a_leak_of_ground_truth_would_be_seen():
@@ -235,9 +247,11 @@ def test_a_leak_of_ground_truth_would_be_seen():
 
 def test_the_plain_fine_tune_and_its_attention_are_shared(plan):
     rules = [job["rule"] for job in plan]
-    cells = 2 * 4 * 2  # models, datasets, seeds
-    assert rules.count("finetune_vanilla") == rules.count("attention") == rules.count("detect") == cells
-    assert rules.count("finetune") == 3 * cells
+    plain = TABLE_CELLS + ATTACK_CELLS + UNTOUCHED_CELLS
+    assert rules.count("finetune_vanilla") == rules.count("attention") == plain
+    assert rules.count("finetune") == 3 * TABLE_CELLS + ATTACK_CELLS  # random_drop, bye, oracle; bye
+    # Besides BYE: four ablations of it in every cell, six thresholds in one, another rule over the shares of poison.
+    assert rules.count("detect") == plain + 4 * TABLE_CELLS + SEEDS * (6 + 7)
     assert rules.count("mini_data") == 4  # one world for all seeds
     outputs = [path for job in plan for path in job["output"]]
     assert len(outputs) == len(set(outputs))
@@ -248,7 +262,9 @@ def test_every_stage_with_a_model_is_told_its_family(plan):
     for job in jobs:
         family = "internvl" if any("/internvl-mini/" in path for path in job["output"]) else "llava"
         assert f"--family {family} " in job["shell"]
-    assert len(jobs) == 16 * (1 + 3 + 1 + 4)
+    others = ATTACK_CELLS * (1 + 1 + 1 + 1) + UNTOUCHED_CELLS * (1 + 1)
+    evaluated_plain = SEEDS * 5  # of the shares of poison
+    assert len(jobs) == TABLE_CELLS * (1 + 3 + 1 + 4) + others + evaluated_plain
 
 
 def test_the_table_is_told_which_defences_read_the_labels(plan):

@@ -1,13 +1,10 @@
 """How good flags are: precision, recall, F1, and the ranking metrics of the scores, against the poison labels."""
 
-import csv
-
 import numpy as np
 
 from bye.defences import read_entropies
-from bye.errors import ByeError
-from bye.files import write_json
-from bye.flags import read_flags, read_table
+from bye.files import read_csv, write_json
+from bye.flags import read_flags, read_labels
 
 
 def score(flags, labels, out, layers=None):
@@ -26,17 +23,9 @@ def score(flags, labels, out, layers=None):
     ByeError
         If the two files do not speak of the same samples.
     """
-    flag_table = read_flags(flags)
-    label_table = read_table(labels, ("id", "poisoned"))
-    poisoned_by_id = dict(zip(label_table["id"], label_table["poisoned"], strict=True))
-    missing = [sample for sample in flag_table["id"] if sample not in poisoned_by_id]
-    if missing or len(poisoned_by_id) != len(flag_table["id"]):
-        which = f"sample {missing[0]!r} has no label" if missing else "the labels have more samples"
-        raise ByeError(
-            f"{flags} and {labels} are not of the same training set ({which}); score flags with their labels"
-        )
-    poisoned = np.array([poisoned_by_id[sample] for sample in flag_table["id"]], dtype=bool)
-    metrics = detection_metrics(poisoned, np.array(flag_table["flagged"], dtype=bool), np.array(flag_table["score"]))
+    table = read_flags(flags)
+    poisoned = read_labels(labels, table["id"], exact=True)
+    metrics = detection_metrics(poisoned, np.array(table["flagged"], dtype=bool), np.array(table["score"]))
     write_json(out, metrics | {"sensitive_layers": None if layers is None else sensitive_layers(layers)})
 
 
@@ -77,15 +66,10 @@ def layer_aurocs(attention, labels):
     has no label.
     """
     ids, entropies, _ = read_entropies(attention)
-    table = read_table(labels, ("id", "poisoned"))
-    poisoned = dict(zip(table["id"], table["poisoned"], strict=True))
-    missing = [sample for sample in ids if sample not in poisoned]
-    if missing:
-        raise ByeError(f"{labels} has no label for sample {missing[0]!r}; give the labels of this training set")
-    mask = np.array([poisoned[sample] for sample in ids], dtype=bool)
-    if mask.all() or not mask.any():
+    poisoned = read_labels(labels, ids)
+    if poisoned.all() or not poisoned.any():
         return [None] * entropies.shape[1]
-    return [auroc(mask, -column) for column in entropies.T]
+    return [auroc(poisoned, -column) for column in entropies.T]
 
 
 def auroc(positive, suspicion):
@@ -108,5 +92,4 @@ def average_precision(positive, suspicion):
 
 def sensitive_layers(path):
     """Return the indices of the layers that layers.csv marks as sensitive."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [int(row["layer"]) for row in csv.DictReader(file) if row["sensitive"] == "true"]
+    return [int(row["layer"]) for row in read_csv(path) if row["sensitive"] == "true"]
