@@ -26,7 +26,8 @@ rule all:
         expand("results/table{number}.csv", number=range(1, 9)),
         expand(
             "results/{name}.{kind}",
-            name=["figure2", "figure3", "figure4", "figure5", "layers", "poison_rate"],
+            name=["figure2", "figure3", "figure4", "figure5", "layers", "poison_rate"]
+            + ["purified"] * bool(purified_sets()[0]),
             kind=["png", "pdf"],
         ),
         cell_files("table2", "entropy.png", kinds=["bye"]),
@@ -35,6 +36,7 @@ rule all:
 rule base_models:
     input:
         [f"results/base_models/{model}/{name}" for model in config["models"] for name in MODEL_FILES],
+        [f"results/base_models/diffusion-mini/{name}" for name in DIFFUSION_FILES],
 
 
 check_requested_targets()

@@ -111,7 +111,7 @@ def _configuration(root, configfile, model, data, images, seed, rule, tau):
         )
     if not isinstance(entry.get("path"), str):
         raise ByeError(f"config key models.{key} of {source} has no path; give a model folder or a hub id")
-    found = find_model(key, entry["path"], root)
+    found = find_model(f"models.{key}.path", entry["path"], root)
     entry = {**entry, "path": str(Path(found).resolve()) if os.path.isdir(found) else found}  # the run is in OUT/work
     return key, {
         "seeds": [seed],

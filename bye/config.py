@@ -111,8 +111,10 @@ def has_test_set(dataset):
     return bool(dataset["test"])
 
 
-def find_model(key, path, base):
+def find_model(key, path, base, file="config.json"):
     """Return a model's path as `from_pretrained` should get it: a folder of `base` or of here, or a hub id as it is.
+
+    key: the config key that names the path, for errors; file: what tells a model folder.
 
     A path under results/base_models/ need not exist: a rule of the workflow builds it. Raises ByeError for a folder
     that is not there.
@@ -121,13 +123,13 @@ def find_model(key, path, base):
         return path
     for folder in (Path(path).expanduser(), Path(base) / path):
         if folder.is_dir():
-            if not (folder / "config.json").is_file():
-                raise ByeError(f"config key models.{key}.path: {folder} has no config.json, so it is no model folder")
+            if not (folder / file).is_file():
+                raise ByeError(f"config key {key}: {folder} has no {file}, so it is no model folder")
             return str(folder)
     organisation = path.partition("/")[0]
     local = organisation in (".", "..", "~", "base_models", "results") or (Path(base) / organisation).is_dir()
     if local or not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        raise ByeError(f"config key models.{key}.path: there is no folder {path}; give a model folder or a hub id")
+        raise ByeError(f"config key {key}: there is no folder {path}; give a model folder or a hub id")
     return path
 
 

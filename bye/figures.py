@@ -218,6 +218,22 @@ def triggers_figure(attacks, out):
         grid[1, 0].set_ylabel("attention")
 
 
+def purified_figure(columns, out):
+    """Draw a test image as it is and with the trigger, each also purified (ZIP), a column a dataset.
+
+    columns : dict, dataset -> list of (samples, images) paths: clean, clean purified, triggered, triggered purified.
+    """
+    rows = ("clean", "purified", "with trigger", "purified")
+    with _figure(out, (0.4 + 1.6 * len(columns), 0.3 + 1.6 * len(rows))) as figure:
+        grid = figure.subplots(len(rows), len(columns), squeeze=False)
+        for column, (name, sets) in enumerate(columns.items()):
+            for axes, (samples, images) in zip(grid[:, column], sets, strict=True):
+                _draw_map(axes, load_image(images, read_samples(samples)[0]), None)
+            grid[0, column].set_title(name, fontsize=9)
+        for axes, row in zip(grid[:, 0], rows, strict=True):
+            axes.set_ylabel(row)
+
+
 @dataclass
 class Example:
     """A sample's image (PIL), its attention maps (layers, rows, columns), and whether it is poisoned."""

@@ -9,6 +9,7 @@ from bye.files import read_text, replacing, write_text
 # Name of each target, and its title; in the order of the page.
 TARGETS = {
     "table1": "Table 1: clean performance and attack success",
+    "purified": "Images before and after purification by ZIP",
     "table2": "Table 2: detection of the poisoned samples",
     "figure3": "Figure 3: entropy of clean and poisoned samples",
     "layers": "BSI and AUROC of every layer",

@@ -301,6 +301,28 @@ def score(flags, labels, out, layers):
 
 
 @stage(
+    "purify",
+    SAMPLES,
+    IMAGES,
+    need("--diffusion", "diffusers pipeline: folder or hub id"),
+    may("--pool", 4, "edge of the squares that are averaged, pixels at the diffusion model's size"),
+    may("--steps", 10, "denoising steps"),
+    may("--guided-from", 0.0, "share of the steps that are taken without guidance first"),
+    may("--batch-size", 32, "images at a time"),
+    SEED,
+    THREADS,
+    need("--out-samples", "samples file to write"),
+    need("--out-images", "folder for the purified images"),
+)
+def purify(**options):
+    """Purify the images of a test set by a diffusion model (ZIP)."""
+    from bye.purify import purify
+
+    count = purify(**options)
+    print(f"purify: {count} images")
+
+
+@stage(
     "evaluate",
     MODEL,
     FAMILY,
@@ -545,6 +567,23 @@ def triggers_figure(names, maps, samples, images, labels, out):
 
 
 @stage(
+    "purified-figure",
+    need("--names", "datasets", nargs="+"),
+    need("--samples", "of each: test samples, purified, triggered, triggered and purified", nargs="+"),
+    need("--images", "their image folders", nargs="+"),
+    PICTURES,
+)
+def purified_figure(names, samples, images, out):
+    """Draw test images before and after purification."""
+    from bye.figures import purified_figure
+
+    files = list(zip(samples, images, strict=True))
+    columns = {name: files[4 * index : 4 * index + 4] for index, name in enumerate(names)}
+    for path in out:
+        purified_figure(columns, path)
+
+
+@stage(
     "layers-figure",
     need("--table", "CSV that layers-table wrote"),
     may("--tau", 2.0, "threshold of the BSI"),
@@ -590,16 +629,21 @@ def entropy_figure(flags, layers, labels, out):
 
 @stage(
     "base-model",
-    need("--family", "llava or internvl"),
+    need("--family", "llava, internvl, or diffusion (the model of ZIP)"),
     need("--out", "model folder to write"),
     SEED,
     THREADS,
 )
 def base_model(family, out, seed, threads):
     """Pre-train a mini base model from scratch on the clean mini worlds."""
-    from bye.models.pretrain import pretrain
+    if family == "diffusion":
+        from bye.models.diffusion import train_diffusion
 
-    pretrain(family, out, seed=seed, threads=threads)
+        train_diffusion(out, seed=seed, threads=threads)
+    else:
+        from bye.models.pretrain import pretrain
+
+        pretrain(family, out, seed=seed, threads=threads)
 
 
 @stage(

@@ -23,3 +23,17 @@ rule base_model:
     shell:
         "python -m bye base-model --family {params.family} --seed {params.seed} --threads {resources.torch_threads}"
         " --out {params.out:q} > {log:q} 2>&1"
+
+
+# The diffusion model of ZIP.
+use rule base_model as diffusion_model with:
+    output:
+        expand("results/base_models/diffusion-mini/{name}", name=DIFFUSION_FILES),
+    log:
+        "results/logs/base_model/diffusion-mini.log",
+    benchmark:
+        "results/benchmarks/base_model/diffusion-mini.tsv"
+    params:
+        family="diffusion",
+        seed=config["mini_seed"],
+        out="results/base_models/diffusion-mini",

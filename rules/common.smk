@@ -7,11 +7,18 @@ import sys
 
 from jsonschema import ValidationError
 from snakemake.exceptions import WorkflowError
+from snakemake.io import Wildcards
 from snakemake.utils import validate
 
 from bye import config as settings
 from bye import processes
 from bye.errors import ByeError
+
+MODEL_FILES = ["config.json", "model.safetensors"]
+DIFFUSION_FILES = [
+    *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
+    "scheduler/scheduler_config.json",
+]
 
 # ---- before anything else: a configuration that can be run, and a folder that is not locked by a dead run ------------
 
@@ -35,8 +42,12 @@ def check_config():
     try:
         settings.check_references(config)
         for key, model in config["models"].items():
-            model["path"] = settings.find_model(key, model["path"], workflow.basedir)
+            model["path"] = settings.find_model(f"models.{key}.path", model["path"], workflow.basedir)
             settings.check_family(key, model["family"], model["path"])
+        for key, defence in config["defences"].items():
+            if defence["kind"] == "zip":
+                name, path = f"defences.{key}.diffusion", defence["diffusion"]
+                defence["diffusion"] = settings.find_model(name, path, workflow.basedir, DIFFUSION_FILES[0])
     except ByeError as error:
         stop(error)
 
@@ -57,7 +68,6 @@ shell.prefix(processes.job_prefix(workflow.basedir))
 
 VANILLA = next(key for key, defence in config["defences"].items() if defence["kind"] == "none")
 EVALUATED = [key for key, dataset in config["datasets"].items() if settings.has_test_set(dataset)]
-MODEL_FILES = ["config.json", "model.safetensors"]
 
 
 def keys_pattern(keys):
@@ -106,6 +116,7 @@ def model_gpu(wildcards):
 
 CELL = "results/{model}/{dataset}/{attack}/s{seed}/{defence}"
 LABELS = "results/labels/{dataset}/{attack}/s{seed}.parquet"
+CLEAN = "results/data/{dataset}/s{seed}"
 ATTACKED = "results/data/{dataset}/{attack}/s{seed}"
 
 
@@ -128,7 +139,7 @@ def image_root(wildcards):
 
 
 def training_samples(wildcards):
-    folder = ATTACKED if is_poisoned(wildcards) else "results/data/{dataset}/s{seed}"
+    folder = ATTACKED if is_poisoned(wildcards) else CLEAN
     return f"{folder}/train.json".format(**wildcards)
 
 
@@ -137,7 +148,37 @@ def training_images(wildcards):
 
 
 def triggered_samples(wildcards):
-    return f"{ATTACKED}/triggered.json".format(**wildcards) if is_poisoned(wildcards) else []
+    return f"{purified(wildcards, ATTACKED)}/triggered.json".format(**wildcards) if is_poisoned(wildcards) else []
+
+
+def triggered_images(wildcards):
+    folder = f"{ATTACKED}/{wildcards.defence}/images" if is_purified(wildcards) else f"{ATTACKED}/triggered"
+    return folder.format(**wildcards)
+
+
+def test_samples(wildcards):
+    return f"{purified(wildcards, CLEAN)}/test.json".format(**wildcards)
+
+
+def test_images(wildcards):
+    return (
+        f"{CLEAN}/{wildcards.defence}/images".format(**wildcards) if is_purified(wildcards) else image_root(wildcards)
+    )
+
+
+def is_purified(wildcards):
+    """Whether a defence leaves the training set and changes the test images."""
+    return wildcards.defence in defences_of_kind("zip")
+
+
+def purified(wildcards, folder):
+    """Return where a cell's test samples lie: in `folder`, or in the one of the defence that purifies images there."""
+    return f"{folder}/{wildcards.defence}" if is_purified(wildcards) else folder
+
+
+def evaluated_adapter(wildcards):
+    """Return the adapter that answers: the cell's own, or the plain one where only the test images are changed."""
+    return f"{CELL}/adapter".format(**{**wildcards, "defence": VANILLA} if is_purified(wildcards) else wildcards)
 
 
 def optional_labels(wildcards):
@@ -156,15 +197,22 @@ def model_path(wildcards):
 
 def model_files(wildcards):
     """Return the files of a local base model, so that another checkpoint re-runs what was computed with the old one."""
-    path = model_path(wildcards)
+    return files_of_folder(model_path(wildcards), MODEL_FILES)
+
+
+def diffusion_files(wildcards):
+    return files_of_folder(config["defences"][wildcards.defence]["diffusion"], DIFFUSION_FILES)
+
+
+def files_of_folder(path, built):
+    """Return a model folder's files: the names `built` where a rule builds it, those that are there, or a hub id's none."""
     if path.startswith("results/base_models/"):
-        return [f"{path}/{name}" for name in MODEL_FILES]
-    if not os.path.isdir(path):
-        return []  # a hub id
-    return sorted(entry.path for entry in os.scandir(path) if entry.name.endswith((".json", ".safetensors", ".jinja")))
+        return [f"{path}/{name}" for name in built]
+    found = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return sorted(each for each in found if each.endswith((".json", ".safetensors", ".jinja")))
 
 
-def cell_files(table, name, kinds=("none", "random", "bye", "sentinet", "oracle"), poisoned=False, first=False):
+def cell_files(table, name, kinds=("none", "random", "zip", "bye", "sentinet", "oracle"), poisoned=False, first=False):
     """Return one file of every cell of a table whose defence is of one of these kinds.
 
     poisoned: of poisoned sets only; first: of the table's first defence only. The plain fine-tune belongs to every
@@ -207,6 +255,24 @@ def figure_files(figure, kind):
     }
     cell = {"model": figure["model"], "dataset": figure["dataset"], "seed": config["seeds"][0]}
     return [patterns[kind].format(**cell, attack=attack) for attack in figure["attacks"]]
+
+
+def purified_sets():
+    """Return (datasets, samples files, image folders) of the figure of purified images: Table 1's datasets, seed one.
+
+    Four sets of each: test samples, purified, triggered, triggered and purified.
+    """
+    table = config["tables"].get("table1", {"defences": []})
+    purifiers = [defence for defence in table["defences"] if defence in defences_of_kind("zip")]
+    if not purifiers:
+        return [], [], []
+    samples, images = [], []
+    for dataset in table["datasets"]:
+        cell = {"dataset": dataset, "attack": table["attack"], "seed": config["seeds"][0]}
+        plain, cleaned = (Wildcards(fromdict={**cell, "defence": defence}) for defence in (VANILLA, purifiers[0]))
+        samples += [test_samples(plain), test_samples(cleaned), triggered_samples(plain), triggered_samples(cleaned)]
+        images += [test_images(plain), test_images(cleaned), triggered_images(plain), triggered_images(cleaned)]
+    return table["datasets"], samples, images
 
 
 # ---- settings as command line options --------------------------------------------------------------------------------
@@ -280,7 +346,7 @@ def evaluate_options(wildcards):
     if is_poisoned(wildcards):
         options |= {
             "triggered": triggered_samples(wildcards),
-            "triggered_images": f"{ATTACKED}/triggered".format(**wildcards),
+            "triggered_images": triggered_images(wildcards),
             "target": config["attacks"][wildcards.attack]["target"],
         }
     return as_options(options)

@@ -1,8 +1,8 @@
 rule evaluate:
     input:
-        clean="results/data/{dataset}/s{seed}/test.json",
+        clean=test_samples,
         triggered=triggered_samples,
-        adapter=f"{CELL}/adapter",
+        adapter=evaluated_adapter,
         model=model_files,
     output:
         eval=f"{CELL}/eval.json",
@@ -24,12 +24,64 @@ rule evaluate:
         torch_threads=1,
     params:
         model=model_path,
-        images=image_root,
+        images=test_images,
         options=evaluate_options,
     shell:
         "python -m bye evaluate --model {params.model:q} --adapter {input.adapter:q}"
         " --clean {input.clean:q} --clean-images {params.images:q} {params.options}"
         " --threads {resources.torch_threads} --predictions {output.predictions:q} --out {output.eval:q} > {log:q} 2>&1"
+
+
+# Purified images do not depend on the model: once for each dataset and attack.
+rule purify_test:
+    input:
+        samples=f"{CLEAN}/test.json",
+        diffusion=diffusion_files,
+    output:
+        samples=f"{CLEAN}/{{defence}}/test.json",
+        images=directory(f"{CLEAN}/{{defence}}/images"),
+    log:
+        "results/logs/purify_test/{dataset}.s{seed}.{defence}.log",
+    benchmark:
+        "results/benchmarks/purify_test/{dataset}.s{seed}.{defence}.tsv"
+    wildcard_constraints:
+        defence=keys_pattern(defences_of_kind("zip")),
+        dataset=keys_pattern(EVALUATED),
+    priority: 20
+    conda:
+        "../envs/bye.yaml"
+    threads: torch_threads
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        torch_threads=1,
+    params:
+        images=image_root,
+        options=detect_options,
+    shell:
+        "python -m bye purify --samples {input.samples:q} --images {params.images:q} {params.options}"
+        " --seed {wildcards.seed} --threads {resources.torch_threads}"
+        " --out-samples {output.samples:q} --out-images {output.images:q} > {log:q} 2>&1"
+
+
+use rule purify_test as purify_triggered with:
+    input:
+        samples=f"{ATTACKED}/triggered.json",
+        diffusion=diffusion_files,
+    output:
+        samples=f"{ATTACKED}/{{defence}}/triggered.json",
+        images=directory(f"{ATTACKED}/{{defence}}/images"),
+    log:
+        "results/logs/purify_triggered/{dataset}.{attack}.s{seed}.{defence}.log",
+    benchmark:
+        "results/benchmarks/purify_triggered/{dataset}.{attack}.s{seed}.{defence}.tsv"
+    wildcard_constraints:
+        attack=keys_pattern(config["attacks"]),
+        defence=keys_pattern(defences_of_kind("zip")),
+        dataset=keys_pattern(EVALUATED),
+    params:
+        images=f"{ATTACKED}/triggered",
+        options=detect_options,
 
 
 rule score:

@@ -170,3 +170,29 @@ use rule figure2 as figure5 with:
                 "images": figure_files("figure5", "images"),
             }
         ),
+
+
+rule purified_figure:
+    input:
+        purified_sets()[1],
+    output:
+        png=report(
+            "results/purified.png",
+            caption="../report/purified.rst",
+            category="Figures",
+        ),
+        pdf="results/purified.pdf",
+    log:
+        "results/logs/purified_figure.log",
+    benchmark:
+        "results/benchmarks/purified_figure.tsv"
+    conda:
+        "../envs/bye.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        options=as_options({"names": purified_sets()[0], "images": purified_sets()[2]}),
+    shell:
+        "python -m bye purified-figure {params.options} --samples {input:q} --out {output:q} > {log:q} 2>&1"

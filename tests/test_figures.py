@@ -20,6 +20,7 @@ from bye.figures import (
     histograms_figure,
     layers_figure,
     maps_figure,
+    purified_figure,
     triggers_figure,
 )
 
@@ -184,3 +185,19 @@ def test_maps_over_the_layers_clean_above_poisoned(tmp_path, examples, drawn):
 def test_triggers_are_shown_in_their_sharpest_layer(tmp_path, examples, drawn):
     triggers_figure([("one", *examples), ("two", *examples)], tmp_path / "figure5.pdf")
     assert drawn == ["one", "layer 1, 0.00 nats", "two", "layer 1, 0.00 nats"]
+
+
+def test_purified_images_stand_below_what_they_were(tmp_path, drawn):
+    turns = [{"from": "human", "value": "<image>\nQ?"}, {"from": "gpt", "value": "A"}]
+    sets = []
+    for name, colour in (("clean", "#aa0000"), ("a", "#00aa00"), ("triggered", "#0000aa"), ("b", "#aa00aa")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (30, 30), colour).save(tmp_path / name / "0.png")
+        write_samples(tmp_path / f"{name}.json", [{"id": "q0", "image": "0.png", "conversations": turns}])
+        sets.append((tmp_path / f"{name}.json", tmp_path / name))
+    purified_figure({"one": sets, "two": sets}, tmp_path / "purified.png")
+    assert drawn == ["one", "two"]
+    picture = np.asarray(Image.open(tmp_path / "purified.png").convert("RGB")).astype(int)
+    rows = [(np.abs(picture - rgb(colour)).max(-1) <= 8).nonzero()[0].mean() for colour in
+            ("#aa0000", "#00aa00", "#0000aa", "#aa00aa")]  # fmt: skip
+    assert rows == sorted(rows)

@@ -78,7 +78,7 @@ def complaint(config):
         validate(config, str(ROOT / "config.schema.yaml"))
         settings.check_references(config)
         for key, entry in config["models"].items():
-            settings.check_family(key, entry["family"], settings.find_model(key, entry["path"], ROOT))
+            settings.check_family(key, entry["family"], settings.find_model(f"models.{key}.path", entry["path"], ROOT))
     except WorkflowError as error:
         return settings.describe_schema_error(error.__context__)
     except ByeError as error:
@@ -253,6 +253,7 @@ def test_the_plain_fine_tune_and_its_attention_are_shared(plan):
     # Besides BYE: four ablations of it in every cell, six thresholds in one, another rule over the shares of poison.
     assert rules.count("detect") == plain + 4 * TABLE_CELLS + SEEDS * (6 + 7)
     assert rules.count("mini_data") == 4  # one world for all seeds
+    assert rules.count("purify_test") == rules.count("purify_triggered") == TABLE_CELLS / 2  # shared by the models
     outputs = [path for job in plan for path in job["output"]]
     assert len(outputs) == len(set(outputs))
 
@@ -264,7 +265,7 @@ def test_every_stage_with_a_model_is_told_its_family(plan):
         assert f"--family {family} " in job["shell"]
     others = ATTACK_CELLS * (1 + 1 + 1 + 1) + UNTOUCHED_CELLS * (1 + 1)
     evaluated_plain = SEEDS * 5  # of the shares of poison
-    assert len(jobs) == TABLE_CELLS * (1 + 3 + 1 + 4) + others + evaluated_plain
+    assert len(jobs) == TABLE_CELLS * (1 + 3 + 1 + 5) + others + evaluated_plain
 
 
 def test_the_table_is_told_which_defences_read_the_labels(plan):

@@ -58,7 +58,7 @@ def poison_training_set(samples, images_root, trigger, rate, target, seed, out_d
             if poisoned[index]:
                 pixels = apply(pixels, np.random.default_rng([TRIGGER, seed, index]), **(trigger_kwargs or {}))
                 sample = with_answer(sample, target)
-            written.append({**sample, "image": _write_png(folder, pixels)})
+            written.append({**sample, "image": write_png(folder, pixels)})
     write_parquet(labels_path, pyarrow.table({"id": [id_of(sample) for sample in samples], "poisoned": poisoned}))
     write_samples(out_dir / "train.json", written, like)
     return n_poisoned
@@ -78,7 +78,7 @@ def trigger_test_set(samples, images_root, trigger, target, seed, out_dir, trigg
         for index, sample in enumerate(samples):
             rng = np.random.default_rng([TRIGGER, seed, index])
             pixels = apply(np.asarray(load_image(images_root, sample)), rng, **(trigger_kwargs or {}))
-            written.append({**with_answer(sample, target), "image": _write_png(folder, pixels)})
+            written.append({**with_answer(sample, target), "image": write_png(folder, pixels)})
     write_samples(Path(out_dir) / "triggered.json", written, like)
     return len(written)
 
@@ -93,7 +93,7 @@ def _check_target(target):
         raise ByeError(f"attack target is {target!r}; give the text that the backdoor should make the model say")
 
 
-def _write_png(folder, pixels):
+def write_png(folder, pixels):
     """Write (H, W, 3) uint8 pixels under the hash of shape and content, if not there yet; return the file name."""
     digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes())
     path = folder / f"{digest.hexdigest()[:32]}.png"
