@@ -56,7 +56,14 @@ def table1(cells, out, paper_models=None, upper_bounds=UPPER_BOUNDS):
         row["note"] = NOTE if method in upper_bounds else None
         rows.append(row)
     columns = ["model", "method", "dataset", "CP", "ASR", "paper_CP", "paper_ASR"]
-    _write(out, rows, [*columns, *_seed_columns(cells, ("CP", "ASR")), "note"], "Clean performance and attack success")
+    _write(
+        out,
+        rows,
+        [*columns, *_seed_columns(cells, ("CP", "ASR")), "note"],
+        "Clean performance and attack success",
+        best={"CP": max, "ASR": min},
+        competing=lambda row: row["note"] != NOTE,
+    )
 
 
 def table2(cells, out, paper_models=None):
@@ -177,7 +184,13 @@ def table5(cells, out, taus, paper_models=None):
         rows.append(row)
     rows.sort(key=lambda row: float(row["tau"]))
     columns = ["model", "dataset", "tau", *DETECTION, "n_layers", "paper_P", "paper_R", "paper_F1"]
-    _write(out, rows, [*columns, *_seed_columns(cells, DETECTION), "note"], "Effect of the BSI threshold")
+    _write(
+        out,
+        rows,
+        [*columns, *_seed_columns(cells, DETECTION), "note"],
+        "Effect of the BSI threshold",
+        best=dict.fromkeys(DETECTION, max),
+    )
 
 
 def table_of_variants(cells, out, names, number=None, paper_models=None):
@@ -198,7 +211,7 @@ def table_of_variants(cells, out, names, number=None, paper_models=None):
             row["paper_F1"] = _text(_paper(number, paper_models, model, dataset, names[method], "F1"))
         rows.append(row)
     columns = ["model", "variant", "dataset", "f1", *(["paper_F1"] if number is not None else [])]
-    _write(out, rows, [*columns, *_seed_columns(cells, ["f1"])], "F1 of variants of the detector")
+    _write(out, rows, [*columns, *_seed_columns(cells, ["f1"])], "F1 of variants of the detector", best={"f1": max})
 
 
 def poison_rate_table(cells, out, rates, plain):
@@ -385,29 +398,62 @@ def _text(number):
     return None if number is None else f"{number:.2f}"
 
 
-def _write(out, rows, columns, caption):
+def _write(out, rows, columns, caption, best=None, competing=lambda row: True):
+    """Write a table as CSV, Markdown and LaTeX; the latter two show the best and the second-best number.
+
+    best: {column: max or min}, what is best there; ranked among the rows of a model and dataset that are `competing`.
+    """
     rows = [{name: row.get(name) for name in columns} for row in rows]
     cells = [["" if row[name] is None else str(row[name]) for name in columns] for row in rows]
     numeric = [all(_is_number(row[index]) for row in cells) for index in range(len(columns))]
-    write_text(Path(out).with_suffix(".md"), _markdown(columns, cells, numeric))
-    write_text(Path(out).with_suffix(".tex"), _latex(columns, cells, numeric, caption))
+    ranks = _ranks([row for row in rows if competing(row)], best or {})
+    places = [[ranks.get((id(row), name)) for name in columns] for row in rows]
+    write_text(Path(out).with_suffix(".md"), _markdown(columns, cells, numeric, places))
+    write_text(Path(out).with_suffix(".tex"), _latex(columns, cells, numeric, places, caption))
     write_csv(out, rows, columns)
+
+
+def _ranks(rows, best):
+    """Return {(id of the row, column): 1 or 2} of the best and second-best numbers of each model and dataset.
+
+    The worst number has no rank, even where there are but two.
+    """
+    ranks = {}
+    for name, choose in best.items():
+        groups = {}
+        for row in rows:
+            if row[name] is not None:
+                groups.setdefault((row["model"], row["dataset"]), []).append((float(row[name]), id(row)))
+        for group in groups.values():
+            ordered = sorted({number for number, _ in group}, reverse=choose is max)
+            ranked = ordered[: min(2, len(ordered) - 1)]
+            ranks |= {(row, name): 1 + ranked.index(number) for number, row in group if number in ranked}
+    return ranks
 
 
 def _is_number(text):
     return text == "" or text.replace(".", "", 1).isdigit()
 
 
-def _markdown(columns, cells, numeric):
-    escaped = [[text.replace("|", "\\|") for text in row] for row in cells]
+def _markdown(columns, cells, numeric, places):
+    marks = {1: "**{}**", 2: "<u>{}</u>", None: "{}"}
+    escaped = [
+        [marks[place].format(text.replace("|", "\\|")) for text, place in zip(row, row_places, strict=True)]
+        for row, row_places in zip(cells, places, strict=True)
+    ]
     lines = [columns, ["---:" if right else "---" for right in numeric], *escaped]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _latex(columns, cells, numeric, caption):
+def _latex(columns, cells, numeric, places, caption):
     escape = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "|": r"$|$"}
+    marks = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
     lines = [
-        " & ".join("".join(escape.get(c, c) for c in text) for text in line) + r" \\" for line in [columns, *cells]
+        " & ".join(
+            marks[place] % "".join(escape.get(c, c) for c in text) for text, place in zip(line, row_places, strict=True)
+        )
+        + r" \\"
+        for line, row_places in zip([columns, *cells], [[None] * len(columns), *places], strict=True)
     ]
     alignment = "".join("r" if right else "l" for right in numeric)
     return "\n".join(

@@ -372,6 +372,16 @@ def table_options(table, section, name=None, **more):
     return as_options({"names": names or None, **more})
 
 
+def figure4_names():
+    """Return DEFENCE=NAME of the variants of BYE, named as in the paper by what they do without."""
+    names = []
+    for key in config["tables"].get("figure4", {}).get("defences", []):
+        defence = config["defences"][key]
+        missing = ["GMM"] * (defence.get("clustering", "gmm") != "gmm") + ["BSI"] * (defence.get("over") == "all")
+        names.append(f"{key}={'w/o ' + '+'.join(missing) if missing else 'full BYE'}")
+    return as_options({"names": names})
+
+
 def table8_reference():
     """Return the file of SentiNet's reference samples."""
     table = config["tables"].get("table8")

@@ -164,7 +164,7 @@ use rule table1 as figure4_data with:
         "results/benchmarks/figure4_data.tsv"
     params:
         stage="table-variants",
-        options=table_options("figure4", "defences"),
+        options=figure4_names(),
 
 
 use rule table1 as layers with:

@@ -139,6 +139,23 @@ def test_twins_hold_the_same_cells(tmp_path):
     assert cells == list(row.values())
 
 
+def test_best_and_second_best_are_marked_among_what_competes(tmp_path):
+    numbers = {"vanilla": (90, 97), "random_drop": (89, 95), "bye": (90, 0), "oracle": (99, 0)}
+    paths = [evaluation(tmp_path, *pair, defence=defence) for defence, pair in numbers.items()]
+    paths += [evaluation(tmp_path, 10, 50, dataset="iconqa"), evaluation(tmp_path, 5, None, dataset="rsvqa")]
+    table1(cells_of(paths), tmp_path / "table1.csv", PAPER)
+    lines = (tmp_path / "table1.md").read_text().splitlines()[2:]
+    marked = {(row[1], row[2]): row[3:5] for row in ([cell.strip() for cell in line.split("|")[1:]] for line in lines)}
+    assert marked["vanilla", "scienceqa"] == ["**90.00**", "97.00"]  # CP up, ASR down; equals share the rank
+    assert marked["random_drop", "scienceqa"] == ["89.00", "<u>95.00</u>"]
+    assert marked["bye", "scienceqa"] == ["**90.00**", "**0.00**"]
+    assert marked["oracle", "scienceqa"] == ["99.00", "0.00"]
+    assert marked["bye", "iconqa"] == ["10.00", "50.00"] and marked["bye", "rsvqa"] == ["5.00", ""]  # alone
+    latex = (tmp_path / "table1.tex").read_text()
+    assert r"\textbf{0.00}" in latex and r"\underline{95.00}" in latex
+    assert "*" not in (tmp_path / "table1.csv").read_text()
+
+
 # ---- table 2 -------------------------------------------------------------------------------------------------------
 
 
