@@ -18,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from bye.data.images import image_path, load_image
 from bye.data.samples import id_of, read_samples, turns_of
 from bye.errors import ByeError
-from bye.files import filling, replacing_folder, write_csv, write_json
+from bye.files import filling, replacing_folder, write_bytes, write_csv, write_json
 from bye.models import load_model
 from bye.models.family import ImageFeatures, pad
 from bye.models.prompt import ANSWER
@@ -150,6 +150,24 @@ def finetune(
         adapted.save_pretrained(str(partial), safe_serialization=True)
         (partial / "README.md").unlink(missing_ok=True)  # an empty form
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def finetune_kept(samples, plain_samples, plain_adapter, plain_log, out, log, **options):
+    """`finetune` on what a defence kept; where it kept everything, the plain fine-tune's adapter and loss are copied.
+
+    plain_samples, plain_adapter, plain_log: of the fine-tune on everything, done with the same options. Returns whether
+    it was copied: no fine-tune is done twice.
+    """
+    if read_samples(samples) != read_samples(plain_samples):
+        finetune(samples=samples, out=out, log=log, **options)
+        return False
+    print("finetune: everything was kept, so this is the plain fine-tune; copied", file=sys.stderr)
+    write_bytes(log, Path(plain_log).read_bytes())
+    with replacing_folder(out) as partial:
+        shutil.copytree(
+            plain_adapter, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".snakemake_timestamp")
+        )
+    return True
 
 
 def collate(batch):

@@ -155,14 +155,20 @@ def trigger_test(samples, images, trigger, target, seed, out):
     switch("--lora-projector", False, "adapt the projector's linear layers too"),
     switch("--cache-features", True, "encode each distinct image once (the vision tower is frozen)"),
     switch("--gradient-checkpointing", False, "save memory for time"),
+    may("--plain-samples", None, "samples of a fine-tune with the same options, copied if they are these"),
+    may("--plain-adapter", None, "its adapter"),
+    may("--plain-log", None, "its loss"),
     SEED,
     THREADS,
 )
-def finetune(**options):
+def finetune(plain_samples, plain_adapter, plain_log, **options):
     """Fine-tune a model's decoder by LoRA; a killed run goes on from its last checkpoint."""
-    from bye.finetune import finetune
+    from bye.finetune import finetune, finetune_kept
 
-    finetune(**options)
+    if plain_samples is None:
+        finetune(**options)
+    else:
+        finetune_kept(plain_samples=plain_samples, plain_adapter=plain_adapter, plain_log=plain_log, **options)
 
 
 @stage(

@@ -1,7 +1,10 @@
-# Fine-tune on what a defence kept.
+# Fine-tune on what a defence kept. Where it kept everything, the plain fine-tune is copied.
 rule finetune:
     input:
         samples=f"{CELL}/kept.json",
+        plain_samples=training_samples,
+        plain_adapter=f"results/{{model}}/{{dataset}}/{{attack}}/s{{seed}}/{VANILLA}/adapter",
+        plain_log=f"results/{{model}}/{{dataset}}/{{attack}}/s{{seed}}/{VANILLA}/loss.csv",
         model=model_files,
     output:
         adapter=directory(f"{CELL}/adapter"),
@@ -25,9 +28,12 @@ rule finetune:
         model=model_path,
         images=training_images,
         options=finetune_options,
+        plain=lambda wildcards, input: as_options(
+            {name: getattr(input, name) for name in ("plain_samples", "plain_adapter", "plain_log")}
+        ),
     shell:
         "python -m bye finetune --model {params.model:q} --samples {input.samples:q} --images {params.images:q}"
-        " {params.options} --seed {wildcards.seed} --threads {resources.torch_threads}"
+        " {params.options} {params.plain} --seed {wildcards.seed} --threads {resources.torch_threads}"
         " --out {output.adapter:q} --log {output.loss:q} > {log:q} 2>&1"
 
 
@@ -39,3 +45,8 @@ use rule finetune as finetune_vanilla with:
     wildcard_constraints:
         defence=keys_pattern([VANILLA]),
     priority: 100
+    params:
+        model=model_path,
+        images=training_images,
+        options=finetune_options,
+        plain="",

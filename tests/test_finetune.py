@@ -21,7 +21,7 @@ from tiny_models import write_tiny_model
 from transformers import AutoModelForImageTextToText
 
 from bye.errors import ByeError
-from bye.finetune import IGNORED, FeatureTrainer, collate, finetune
+from bye.finetune import IGNORED, FeatureTrainer, collate, finetune, finetune_kept
 from bye.models import load_model
 
 BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
@@ -113,6 +113,21 @@ def test_same_seed_same_bytes_and_the_cache_changes_nothing(root, tmp_path):
     weights, without = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("first", "without"))
     for name, value in weights.items():
         torch.testing.assert_close(without[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_where_everything_was_kept_the_plain_fine_tune_is_copied(root, tmp_path):
+    plain = tmp_path / "plain"
+    weights = run(root, plain, samples="three.json", epochs=1)
+    kept = json.loads((root / "three.json").read_text())
+    options = {"model": root / "llava", "images": root, "epochs": 1, **OPTIONS}
+    for number, expected in ((3, True), (2, False)):
+        (tmp_path / "kept.json").write_text(json.dumps(kept[:number], indent=1))
+        out, log = tmp_path / f"of {number}", tmp_path / f"{number}.csv"
+        plain_files = root / "three.json", plain, plain.with_suffix(".csv")
+        assert finetune_kept(tmp_path / "kept.json", *plain_files, out, log, **options) is expected
+        assert ((out / "adapter_model.safetensors").read_bytes() == weights) is expected
+        assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in plain.iterdir())
+    assert (tmp_path / "3.csv").read_bytes() == plain.with_suffix(".csv").read_bytes()
 
 
 def test_micro_batches_give_the_same_step(root, tmp_path):
