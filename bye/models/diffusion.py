@@ -35,6 +35,7 @@ def train_diffusion(out, seed=0, threads=None, images=12000, steps=2500, batch=1
 
     if threads:
         torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # arithmetic with the tiniest numbers is slow
     print(f"drawing {images} scenes", file=sys.stderr, flush=True)
     scenes = draw_pool(images, seed + POOL_SEED, small_share=0.3).pixels
     scenes = np.stack([np.asarray(Image.fromarray(scene).resize((SIZE, SIZE), Image.BICUBIC)) for scene in scenes])

@@ -51,6 +51,7 @@ def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, 
         raise ByeError(f"there is no mini model of family {family!r}; known: {', '.join(CONVERSATIONS)}")
     if threads:
         torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # arithmetic with the tiniest numbers is slow
     print(f"drawing {images} scenes", file=sys.stderr, flush=True)
     pool = draw_pool(images, seed + POOL_SEED)
     tokenizer = train_tokenizer(family, corpus(pool))
