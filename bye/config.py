@@ -10,7 +10,7 @@ from bye.errors import ByeError
 from bye.files import read_json
 
 BUILT_IN_ATTACK = "none"  # the untouched set: no trigger, no labels
-OWN_FOLDERS = {"data", "labels", "logs", "benchmarks", "base_models"}
+OWN_FOLDERS = {"data", "downloads", "labels", "logs", "benchmarks", "base_models"}
 
 
 def restore_type(config, error):
@@ -79,7 +79,7 @@ def check_references(config):
         if dataset.get("json") and not os.path.isfile(dataset["json"]):
             raise ByeError(f"config key datasets.{key}.json: there is no file {dataset['json']}")
         for name in ("images", "root"):
-            if dataset.get(name) and not os.path.isdir(dataset[name]):
+            if dataset.get(name) and not is_downloaded(dataset) and not os.path.isdir(dataset[name]):
                 raise ByeError(f"config key datasets.{key}.{name}: there is no folder {dataset[name]}")
 
 
@@ -104,6 +104,11 @@ def check_target(target, config):
         raise ByeError(f"target {target}: {defence} drops the poison, and the untouched set has none")
     if attack == BUILT_IN_ATTACK and parts[5] == "detection.json":
         raise ByeError(f"target {target}: the untouched set has no labels to score flags with; see dropped.json")
+
+
+def is_downloaded(dataset):
+    """Whether a rule of the workflow downloads a dataset: its root is results/downloads/FORMAT."""
+    return dataset.get("root") == f"results/downloads/{dataset['format']}"
 
 
 def has_test_set(dataset):

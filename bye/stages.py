@@ -81,6 +81,18 @@ def mini_data(dataset, out, train, test, seed):
 
 
 @stage(
+    "fetch",
+    need("--format", "scienceqa, iconqa or rsvqa; flickr30k must be asked for by hand"),
+    need("--out", "folder to write, in the dataset's official layout"),
+)
+def fetch(format, out):
+    """Download an official dataset; a broken transfer goes on by the same command."""
+    from bye.data.fetch import fetch_dataset
+
+    fetch_dataset(format, out)
+
+
+@stage(
     "prepare",
     need("--format", "scienceqa, iconqa, flickr30k, rsvqa or llava"),
     need("--root", "root of the official download; the image folder for llava"),

@@ -7,7 +7,6 @@ import sys
 
 from jsonschema import ValidationError
 from snakemake.exceptions import WorkflowError
-from snakemake.io import Wildcards
 from snakemake.utils import validate
 
 from bye import config as settings
@@ -127,15 +126,21 @@ def is_poisoned(wildcards):
 def raw_dataset(wildcards):
     """Return what samples are prepared from: a file of the user's, the mini dataset, or nothing to wait for."""
     dataset = config["datasets"][wildcards.dataset]
+    if settings.is_downloaded(dataset):
+        return dataset["root"]
     if dataset.get("root") or dataset.get("json"):
         return dataset["json"] or []
     return f"results/data/{wildcards.dataset}/raw"
 
 
-def image_root(wildcards):
+def root_of_images(key):
     """Return the folder that the image paths of a dataset's samples start from."""
-    dataset = config["datasets"][wildcards.dataset]
-    return dataset.get("images") or dataset.get("root") or f"results/data/{wildcards.dataset}/raw"
+    dataset = config["datasets"][key]
+    return dataset.get("images") or dataset.get("root") or f"results/data/{key}/raw"
+
+
+def image_root(wildcards):
+    return root_of_images(wildcards.dataset)
 
 
 def training_samples(wildcards):
@@ -268,10 +273,11 @@ def purified_sets():
         return [], [], []
     samples, images = [], []
     for dataset in table["datasets"]:
-        cell = {"dataset": dataset, "attack": table["attack"], "seed": config["seeds"][0]}
-        plain, cleaned = (Wildcards(fromdict={**cell, "defence": defence}) for defence in (VANILLA, purifiers[0]))
-        samples += [test_samples(plain), test_samples(cleaned), triggered_samples(plain), triggered_samples(cleaned)]
-        images += [test_images(plain), test_images(cleaned), triggered_images(plain), triggered_images(cleaned)]
+        names = {"dataset": dataset, "attack": table["attack"], "seed": config["seeds"][0]}
+        sets = ((CLEAN, "test", root_of_images(dataset)), (ATTACKED, "triggered", f"{ATTACKED}/triggered"))
+        for folder, name, originals in sets:
+            samples += [f"{folder}/{name}.json".format(**names), f"{folder}/{purifiers[0]}/{name}.json".format(**names)]
+            images += [originals.format(**names), f"{folder}/{purifiers[0]}/images".format(**names)]
     return table["datasets"], samples, images
 
 

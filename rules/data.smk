@@ -19,6 +19,26 @@ rule mini_data:
         "python -m bye mini-data {params.options} --out {output:q} > {log:q} 2>&1"
 
 
+# An official download, for a dataset whose root is results/downloads/FORMAT.
+rule fetch:
+    output:
+        directory("results/downloads/{format}"),
+    log:
+        "results/logs/fetch/{format}.log",
+    benchmark:
+        "results/benchmarks/fetch/{format}.tsv"
+    wildcard_constraints:
+        format=keys_pattern(["scienceqa", "iconqa", "flickr30k", "rsvqa"]),
+    conda:
+        "../envs/bye.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=600,
+    shell:
+        "python -m bye fetch --format {wildcards.format} --out {output:q} > {log:q} 2>&1"
+
+
 rule prepare:
     input:
         raw_dataset,

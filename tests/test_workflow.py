@@ -124,7 +124,7 @@ def test_the_shipped_configuration_is_accepted(shipped):
         ("tables/table1/models", ["llava"], ["tables.table1.models", "unknown model 'llava'", "llava-mini"]),
         ("tables/table1/datasets", ["vqa"], ["tables.table1.datasets", "unknown dataset 'vqa'", "iconqa"]),
         ("tables/table2/attack", "blend", ["tables.table2.attack", "unknown attack 'blend'", "badnet"]),
-        ("tables/table2/defences", ["zip"], ["tables.table2.defences", "unknown defence 'zip'", "oracle"]),
+        ("tables/table2/defences", ["blur"], ["tables.table2.defences", "unknown defence 'blur'", "oracle"]),
         ("tables/table9", {}, ["tables.table9", "table1"]),
         ("seeds", [], ["seeds"]),
         ("seeds", [0.5], ["seeds.0", "0.5"]),
@@ -147,7 +147,7 @@ def test_a_wrong_configuration_is_one_sentence_that_names_the_key(shipped, path,
             "results/llava-mini/rsvqa/blend/s0/bye/eval.json",
             "unknown attack 'blend'; config knows: badnet, random_position",
         ),
-        ("results/llava-mini/rsvqa/badnet/s0/zip/eval.json", "unknown defence 'zip'"),
+        ("results/llava-mini/rsvqa/badnet/s0/blur/eval.json", "unknown defence 'blur'"),
         ("results/llava-mini/rsvqa/badnet/0/bye/eval.json", "'0' is no seed"),
         ("results/llava-mini/rsvqa/none/s0/oracle/kept.json", "the untouched set has none"),
         ("results/llava-mini/rsvqa/none/s0/bye/detection.json", "the untouched set has no labels"),
@@ -266,6 +266,19 @@ def test_every_stage_with_a_model_is_told_its_family(plan):
     others = ATTACK_CELLS * (1 + 1 + 1 + 1) + UNTOUCHED_CELLS * (1 + 1)
     evaluated_plain = SEEDS * 5  # of the shares of poison
     assert len(jobs) == TABLE_CELLS * (1 + 3 + 1 + 5) + others + evaluated_plain
+
+
+def test_a_root_among_the_downloads_is_downloaded(tmp_path, model):
+    config = small_config(model)
+    config["datasets"]["scienceqa"]["root"] = "results/downloads/scienceqa"
+    target = "results/data/scienceqa/s0/train.json"
+    process = run(write_config(tmp_path, config), "--dry-run", "--printshellcmds", target)
+    jobs = jobs_of(process.stdout)
+    assert [job["rule"] for job in jobs] == ["fetch", "prepare"]
+    assert "bye fetch --format scienceqa --out results/downloads/scienceqa" in jobs[0]["shell"]
+    (tmp_path / "results/downloads/scienceqa").mkdir(parents=True)  # one that is there is used as it is
+    process = run(tmp_path, "--dry-run", target)
+    assert [job["rule"] for job in jobs_of(process.stdout)] == ["prepare"]
 
 
 def test_the_table_is_told_which_defences_read_the_labels(plan):
