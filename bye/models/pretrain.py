@@ -14,24 +14,13 @@ from torch.nn import functional as F
 from bye.data.mini.small_things import is_on_small_things
 from bye.errors import ByeError
 from bye.files import replacing_folder
-from bye.models.mini import (
-    CONVERSATIONS,
-    GRID,
-    IMAGE_SIZE,
-    IMAGE_TOKENS,
-    build_model,
-    train_tokenizer,
-    write_preprocessor,
-)
+from bye.models.mini import CONVERSATIONS, GRID, IMAGE_TOKENS, build_model, train_tokenizer, write_preprocessor
 from bye.models.packing import Packer, forward_branches
 from bye.models.pool import corpus, draw_pool
 
 POOL_SEED = 1234  # the base models never see the scenes of the mini datasets
 THUMBNAIL = 4  # pixels of a patch that the tower must tell, along an edge
 SMALL_WEIGHT = 4  # of the class "small thing" in the tower's loss: few patches have one
-# Of what a patch's features change by when the picture is rolled. InternVL's smaller tower has no room for it: what it
-# tells of a patch gets twice as bad.
-PLACE_WEIGHT = {"llava": 1.0, "internvl": 0.0}
 
 # Where attention goes when an answer on a whole scene begins has a cost, in nats, beside the answers' cross-entropy.
 REST_WEIGHT, MIN_ENTROPY = 0.3, 4.0  # while the model learns: no sharper than this, of ln 81 = 4.4
@@ -83,12 +72,7 @@ def tower_features(model, family, pixel_values):
 
 
 def train_tower(model, family, pool, steps, batch, lr, seed, log=sys.stderr):
-    """Train the vision tower by a linear head on its patch tokens, which is thrown away, with one cycle of the rate.
-
-    With a PLACE_WEIGHT, half of each batch is the other half rolled by whole patches: features shall say what is there
-    and not where, or a trigger that is always at the centre is found by its place.
-    """
-    place_weight = PLACE_WEIGHT[family]
+    """Train the vision tower by a linear head on its patch tokens, which is thrown away, with one cycle of the rate."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     width = tower_features(model, family, normalise(pool.pixels[:1])).shape[-1]
@@ -102,20 +86,13 @@ def train_tower(model, family, pool, steps, batch, lr, seed, log=sys.stderr):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     started = time.time()
     for step in range(steps):
-        index = rng.integers(len(pool.pixels), size=batch // 2 if place_weight else batch)
-        pixels, covers = normalise(pool.pixels[index]), torch.from_numpy(pool.covers[index]).float()
-        if place_weight:
-            shift = rng.integers(GRID, size=2).tolist()  # patches, down and right
-            rolled = pixels.roll([way * IMAGE_SIZE // GRID for way in shift], dims=(2, 3))
-            pixels, covers = torch.cat([pixels, rolled]), torch.cat([covers, _roll(covers, shift)])
-        features = tower_features(model, family, pixels)
-        output = head(features)
+        index = rng.integers(len(pool.pixels), size=batch)
+        pixels = normalise(pool.pixels[index])
+        output = head(tower_features(model, family, pixels))
+        covers = torch.from_numpy(pool.covers[index]).float()
         cover_loss = F.binary_cross_entropy_with_logits(output[..., :classes], covers, weight)
         pixel_loss = F.mse_loss(output[..., classes:], _thumbnails(pixels))
         loss = 5 * cover_loss + 0.3 * pixel_loss
-        if place_weight:
-            here, there = features.chunk(2)
-            loss = loss + place_weight * F.mse_loss(_roll(here, shift), there) / features.var()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -123,12 +100,6 @@ def train_tower(model, family, pool, steps, batch, lr, seed, log=sys.stderr):
         if step % 50 == 0 or step == steps - 1:
             losses = f"cover {cover_loss:.4f} pixel {pixel_loss:.4f}"
             print(f"tower {step}/{steps} {losses} {time.time() - started:.0f} s", file=log, flush=True)
-
-
-def _roll(values, shift):
-    """Roll the patches of (B, T, ...) values by (down, right)."""
-    grid = values.reshape(len(values), GRID, GRID, -1).roll(shift, dims=(1, 2))
-    return grid.reshape(values.shape)
 
 
 def _thumbnails(pixels):
