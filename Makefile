@@ -12,7 +12,7 @@ export PYTHONUNBUFFERED := 1
 help:
 	@echo "make table1       results/table1.csv: CP and ASR of every defence, beside the paper's (CORES=4)"
 	@echo "make table2       results/table2.csv: precision, recall and F1 of BYE, beside the paper's"
-	@echo "make all          every table and figure (long); make paper writes docs/results.md from them"
+	@echo "make all          every table and figure (long); make paper adds report.html and docs/results.md"
 	@echo "make base-models  pre-train the mini base models from scratch into results/base_models (long)"
 	@echo "make test         the tests; make test-all adds the slow ones"
 	@echo "make bench        speed of the attention extraction against a plain forward and the authors' way"
@@ -40,6 +40,7 @@ all: $(INSTALLED)
 	snakemake --cores $(CORES)
 
 paper: all
+	snakemake --report results/report.html
 	python -m bye results-page --facts "commit $$(git rev-parse --short HEAD)" "$$(nproc) cores"
 
 base-models: $(INSTALLED)
