@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help table1 table2 all paper base-models test test-all lint format bench clean distclean
+.PHONY: help table1 table2 all paper base-models test test-all test-slurm lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,7 +14,7 @@ help:
 	@echo "make table2       results/table2.csv: precision, recall and F1 of BYE, beside the paper's"
 	@echo "make all          every table and figure (long); make paper adds report.html and docs/results.md"
 	@echo "make base-models  pre-train the mini base models from scratch into results/base_models (long)"
-	@echo "make test         the tests; make test-all adds the slow ones"
+	@echo "make test         the tests; make test-all adds the slow ones, test-slurm a real SLURM"
 	@echo "make bench        speed of the attention extraction against a plain forward and the authors' way"
 	@echo "make lint         ruff, snakefmt and snakemake --lint; make format rewrites"
 	@echo "make clean        remove results/ and Snakemake's records; make distclean removes .venv too"
@@ -50,7 +50,11 @@ test: $(INSTALLED)
 	pytest
 
 test-all: $(INSTALLED)
-	pytest -m ""
+	pytest -m "not slurm"
+
+test-slurm: $(INSTALLED)
+	python -m pip install --quiet --disable-pip-version-check snakemake-executor-plugin-slurm
+	pytest -m slurm
 
 bench: $(INSTALLED)
 	python -m bye bench
