@@ -53,7 +53,9 @@ def read_labels(path, ids, exact=False):
     if missing:
         raise ByeError(f"{path} has no label for sample {missing[0]!r}; give the labels of this training set")
     if exact and len(poisoned) != len(ids):
-        raise ByeError(f"{path} has labels of {len(poisoned)} samples, not {len(ids)}; give those of this training set")
+        raise ByeError(
+            f"{path} has labels of more samples ({len(poisoned)}) than {len(ids)}; give those of this training set"
+        )
     return np.array([poisoned[sample] for sample in ids], dtype=bool)
 
 
