@@ -36,4 +36,4 @@ use rule base_model as diffusion_model with:
     params:
         family="diffusion",
         seed=config["mini_seed"],
-        out="results/base_models/diffusion-mini",
+        out=subpath(output[0], parent=True),

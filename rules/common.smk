@@ -156,9 +156,14 @@ def triggered_samples(wildcards):
     return f"{purified(wildcards, ATTACKED)}/triggered.json".format(**wildcards) if is_poisoned(wildcards) else []
 
 
+def triggered_root(wildcards):
+    return f"{ATTACKED}/triggered".format(**wildcards)
+
+
 def triggered_images(wildcards):
-    folder = f"{ATTACKED}/{wildcards.defence}/images" if is_purified(wildcards) else f"{ATTACKED}/triggered"
-    return folder.format(**wildcards)
+    if is_purified(wildcards):
+        return f"{ATTACKED}/{wildcards.defence}/images".format(**wildcards)
+    return triggered_root(wildcards)
 
 
 def test_samples(wildcards):

@@ -80,7 +80,7 @@ use rule purify_test as purify_triggered with:
         defence=keys_pattern(defences_of_kind("zip")),
         dataset=keys_pattern(EVALUATED),
     params:
-        images=f"{ATTACKED}/triggered",
+        images=triggered_root,
         options=detect_options,
 
 

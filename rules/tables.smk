@@ -186,10 +186,10 @@ use rule table1 as layers with:
 
 use rule table1 as poison_rate with:
     input:
-        cell_files("poison_rate", "detection.json", poisoned=True),
-        cell_files("poison_rate", "eval.json", poisoned=True, first=True),
-        cell_files("poison_rate", "eval.json", kinds=["none"], poisoned=True),
-        cells=cell_files("poison_rate", "flags.parquet"),
+        cells=cell_files("poison_rate", "flags.parquet")
+        + cell_files("poison_rate", "detection.json", poisoned=True)
+        + cell_files("poison_rate", "eval.json", poisoned=True, first=True)
+        + cell_files("poison_rate", "eval.json", kinds=["none"], poisoned=True),
     output:
         csv="results/poison_rate.csv",
         markdown="results/poison_rate.md",

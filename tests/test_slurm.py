@@ -14,6 +14,7 @@ from small_workflow import ROOT, run, small_config, write_config
 from tiny_models import write_tiny_model
 
 pytestmark = pytest.mark.slurm
+QUICK = ["--slurm-init-seconds-before-status-checks", "5", "--seconds-between-status-checks", "3"]
 TARGET = "results/table2.csv"
 MEM_MB = 250  # too little for torch: the first attempt of a job with a model is killed for it
 
@@ -43,7 +44,7 @@ def submit(folder, environment, log):
     """Start the workflow through the profile."""
     arguments = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     arguments += ["--profile", str(ROOT / "profiles" / "slurm"), "--configfile", str(folder / "config.yaml")]
-    arguments += ["--latency-wait", "10", "--retries", "4", TARGET]
+    arguments += ["--latency-wait", "10", "--retries", "4", *QUICK, TARGET]
     return subprocess.Popen(arguments, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 

@@ -286,6 +286,15 @@ def test_the_table_is_told_which_defences_read_the_labels(plan):
     assert "--upper-bounds oracle --out" in table
 
 
+def test_a_table_is_told_of_all_that_it_depends_on(plan):
+    tables = [job for job in plan if any(path.endswith((".csv", ".tex")) for path in job["output"])]
+    tables = [job for job in tables if all(path.count("/") == 1 for path in job["output"])]
+    assert {"table1", "table8", "poison_rate", "layers", "figure4_data"} <= {job["rule"] for job in tables}
+    for job in tables:
+        unused = [path for path in job["input"] if path not in job["shell"]]
+        assert not unused, (job["rule"], unused)
+
+
 def test_the_workflow_is_formatted_and_linted(tmp_path, model):
     formatted = [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "rules"]
     assert subprocess.run(formatted, cwd=ROOT, capture_output=True).returncode == 0
