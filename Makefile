@@ -31,6 +31,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	"$$found" -m venv --clear $(VENV)
 	python -m pip install --disable-pip-version-check --no-compile --requirement requirements.lock
 	python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "Compiling what the jobs import"
+	@PYTHONDONTWRITEBYTECODE= python -c "import bye.attention, bye.clean, bye.evaluate, bye.finetune, bye.purify, pytest, snakemake.cli"
 	@touch $(INSTALLED)
 
 table1 table2: $(INSTALLED)
