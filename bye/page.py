@@ -26,7 +26,7 @@ TARGETS = {
 }
 
 
-def results_page(results, notes, out, facts, config=None):
+def results_page(results, notes, out, facts, title, options=""):
     """Write the page of the targets that a results folder has.
 
     Parameters
@@ -35,7 +35,8 @@ def results_page(results, notes, out, facts, config=None):
     notes : folder with our reading: intro.md and TARGET.md, each where there is something to say.
     out : path of the page; figures are copied to the folder `figures` beside it.
     facts : list of str, each a line on the run (commit, machine, seeds).
-    config : what --config gets in the commands, e.g. "seeds=[0,1,2]", or None.
+    title : of the page.
+    options : options of snakemake in the commands, e.g. --config "seeds=[0,1,2]".
 
     Raises
     ------
@@ -43,8 +44,7 @@ def results_page(results, notes, out, facts, config=None):
         If the results folder has none of the targets.
     """
     results, notes, out = Path(results), Path(notes), Path(out)
-    more = f' --config "{config}"' if config else ""
-    parts = ["# Results of a mini run\n", _note(notes, "intro"), "".join(f"- {fact}\n" for fact in facts)]
+    parts = [f"# {title}\n", _note(notes, "intro"), "".join(f"- {fact}\n" for fact in facts)]
     found = 0
     for name, title in TARGETS.items():
         table, figure = results / f"{name}.md", results / f"{name}.png"
@@ -53,7 +53,7 @@ def results_page(results, notes, out, facts, config=None):
             continue
         found += 1
         target = f"results/{name}.csv" if table.is_file() else f"results/{name}.png"
-        parts += [f"## {title}\n", f"    snakemake --cores 4 {target}{more}\n", _note(notes, name)]
+        parts += [f"## {title}\n", f"    snakemake --cores 4 {target} {options}".rstrip() + "\n", _note(notes, name)]
         if figure.is_file():
             parts.append(f"![{title}](figures/{name}.png)\n")
             (out.parent / "figures").mkdir(parents=True, exist_ok=True)

@@ -621,13 +621,14 @@ def layers_figure(table, tau, out):
     may("--notes", "docs/notes", "folder with what is to be said about them"),
     may("--out", "docs/results.md", "page to write; figures go to the folder figures beside it"),
     may("--facts", (), "lines on the run: commit, machine", nargs="*", type=str),
-    may("--config", None, "what --config was given, for the commands on the page"),
+    may("--title", "Results of a mini run", "title of the page"),
+    may("--options", "", "options that snakemake was given, for the commands on the page"),
 )
-def results_page(results, notes, out, facts, config):
+def results_page(results, notes, out, facts, title, options):
     """Write one page with every table and figure of a run."""
     from bye.page import results_page
 
-    count = results_page(results, notes, out, facts, config)
+    count = results_page(results, notes, out, facts, title, options)
     print(f"results-page: {count} targets in {out}")
 
 

@@ -14,19 +14,19 @@ def test_a_page_of_what_is_there(tmp_path):
     (results / "figure3.png").write_bytes(b"picture")
     (notes / "intro.md").write_text("What it is.\n")
     (notes / "figure3.md").write_text("Two modes.\n")
-    assert results_page(results, notes, out, ["commit abc"], "seeds=[0,1,2]") == 2
+    assert results_page(results, notes, out, ["commit abc"], "Two seeds", "--config seeds=[0,1]") == 2
     page = out.read_text()
     order = [
-        *("# Results", "What it is.", "- commit abc", "## Table 2", "| a | 99.00 |"),
+        *("# Two seeds\n", "What it is.", "- commit abc", "## Table 2", "| a | 99.00 |"),
         *("## Figure 3", "results/figure3.png --config", "Two modes.", "](figures/figure3.png)"),
     ]
     places = [page.index(text) for text in order]
     assert places == sorted(places) and "Table 1" not in page
-    assert 'snakemake --cores 4 results/table2.csv --config "seeds=[0,1,2]"' in page
+    assert "snakemake --cores 4 results/table2.csv --config seeds=[0,1]\n" in page
     assert (out.parent / "figures" / "figure3.png").read_bytes() == b"picture"
 
 
 def test_no_results_no_page(tmp_path):
     with pytest.raises(ByeError, match="no tables or figures; run snakemake first"):
-        results_page(tmp_path, tmp_path, tmp_path / "page.md", [])
+        results_page(tmp_path, tmp_path, tmp_path / "page.md", [], "Results")
     assert not (tmp_path / "page.md").exists()
