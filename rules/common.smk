@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from jsonschema import ValidationError
+from snakemake.cli import get_argument_parser
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
@@ -419,8 +420,8 @@ def table8_benchmarks():
 
 def check_requested_targets():
     """Stop with one sentence at a requested file under results/ that cannot be made."""
-    for target in sys.argv[1:]:
-        target = os.path.normpath(target)
+    targets = get_argument_parser().parse_known_args(sys.argv[1:])[0].targets
+    for target in map(os.path.normpath, targets):
         if not target.startswith("results/") or os.path.exists(target):
             continue
         try:

@@ -7,6 +7,7 @@ rule figure3:
             "results/figure3.png",
             caption="../report/figure3.rst",
             category="Figures",
+            labels={"of the paper": "Figure 3", "shows": "entropy of clean and poisoned samples"},
         ),
         pdf="results/figure3.pdf",
     log:
@@ -31,6 +32,7 @@ rule figure4:
             "results/figure4.png",
             caption="../report/figure4.rst",
             category="Figures",
+            labels={"of the paper": "Figure 4", "shows": "without layer selection, without the mixture"},
         ),
         pdf="results/figure4.pdf",
     log:
@@ -57,6 +59,7 @@ use rule figure4 as layers_figure with:
             "results/layers.png",
             caption="../report/layers.rst",
             category="Figures",
+            labels={"of the paper": "Beyond the paper", "shows": "BSI and AUROC of every layer"},
         ),
         pdf="results/layers.pdf",
     log:
@@ -75,6 +78,7 @@ use rule figure4 as poison_rate_figure with:
             "results/poison_rate.png",
             caption="../report/poison_rate.rst",
             category="Figures",
+            labels={"of the paper": "Beyond the paper", "shows": "share of poison"},
         ),
         pdf="results/poison_rate.pdf",
     log:
@@ -126,6 +130,7 @@ rule figure2:
             "results/figure2.png",
             caption="../report/figure2.rst",
             category="Figures",
+            labels={"of the paper": "Figure 2", "shows": "attention over the layers"},
         ),
         pdf="results/figure2.pdf",
     log:
@@ -156,6 +161,7 @@ use rule figure2 as figure5 with:
             "results/figure5.png",
             caption="../report/figure5.rst",
             category="Figures",
+            labels={"of the paper": "Figure 5", "shows": "trigger designs and their attention"},
         ),
         pdf="results/figure5.pdf",
     log:
@@ -180,6 +186,7 @@ rule purified_figure:
             "results/purified.png",
             caption="../report/purified.rst",
             category="Figures",
+            labels={"of the paper": "Beside Table 1", "shows": "images before and after ZIP"},
         ),
         pdf="results/purified.pdf",
     log:

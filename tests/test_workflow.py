@@ -475,6 +475,14 @@ def test_the_ablations_are_made(finished):
         assert (finished / f"results/{name}").stat().st_size > 5000
 
 
+def test_the_report_is_one_page(finished):
+    process = run(finished, "--report", "results/report.html", "--", *TABLES)
+    assert process.returncode == 0, process.stdout
+    page = (finished / "results/report.html").read_text()
+    (finished / "results/report.html").unlink()
+    assert "table1.csv" in page and "ERROR" not in process.stdout
+
+
 def test_light_stages_start_without_torch(finished, tmp_path):
     """The detector, scoring, figure, table and data stages load neither torch nor transformers."""
     code = (
