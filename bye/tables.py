@@ -90,7 +90,7 @@ def table2(cells, out, paper_models=None):
     for (model, method, dataset, _), results in _of_one_attack(cells, "detection", (*measures, "n_flagged")).items():
         flagged = [result["n_flagged"] for result in results]
         row = {"model": model, "dataset": dataset, **_statistics(_per_cent(results, measures))}
-        row["n_flagged"] = f"{mean(flagged):g}" if len(set(flagged)) > 1 else flagged[0]
+        row["n_flagged"] = f"{mean(flagged):.1f}" if len(set(flagged)) > 1 else flagged[0]
         row["sensitive_layers"] = " | ".join(_layers(result.get("sensitive_layers")) for result in results)
         for metric in ("P", "R", "F1"):
             row[f"paper_{metric}"] = _text(_paper(2, paper_models, model, dataset, method, metric))
