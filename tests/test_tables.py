@@ -186,7 +186,7 @@ def test_table2_over_seeds_tells_where_no_layer_was_sensitive(tmp_path):
     table2(cells_of(paths), tmp_path / "table2.csv", PAPER)
     [row] = rows_of(tmp_path / "table2.csv")
     assert row["sensitive_layers"] == "2 3 | none"
-    assert (row["recall"], row["f1"], row["n_flagged"], row["n_seeds"]) == ("45.00", "47.50", "45", "2")
+    assert (row["recall"], row["f1"], row["n_flagged"], row["n_seeds"]) == ("45.00", "47.50", "45.0", "2")
     assert row["f1_std"] == "67.18"  # |95 - 0| / sqrt 2
     assert r"2 3 \| none" in (tmp_path / "table2.md").read_text()
 
