@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 import torch
+from transformers import DynamicCache
 
 from bye.data.images import load_image
 from bye.data.samples import id_of, question_of, read_samples, write_samples
@@ -19,7 +20,7 @@ from bye.files import replacing, write_parquet
 from bye.flags import read_labels
 from bye.models import load_model
 from bye.models.attention import LastRow, record_decoder
-from bye.models.family import ImageFeatures, pad
+from bye.models.family import ImageFeatures, pad, processing_order
 from bye.models.prompt import IMAGE, SYSTEM, TEXT
 from bye.progress import Progress
 
@@ -59,7 +60,7 @@ def extract(
     by_image = {entry["image"]: entry for entry in entries}
     features = ImageFeatures(loaded, lambda name: load_image(images, by_image[name]), cache=False)
 
-    order = np.argsort([len(prompt.ids) for prompt in prompts], kind="stable")  # like lengths together: little padding
+    order = processing_order([entry["image"] for entry in entries], [len(prompt.ids) for prompt in prompts])
     entropies = np.empty((len(entries), loaded.n_layers), dtype=np.float32)
     masses = np.empty((len(entries), 3, loaded.n_layers * loaded.n_heads), dtype=np.float32)
     maps, wanted = {}, set(map(str, maps_for))
@@ -67,7 +68,9 @@ def extract(
     for start in range(0, len(entries), batch_size):
         chosen = order[start : start + batch_size]
         names = [entries[i]["image"] for i in chosen]
-        reduced = features_of(*last_rows(loaded, [prompts[i] for i in chosen], features(names, batch_size)))
+        distinct = list(dict.fromkeys(names))
+        owners = [distinct.index(name) for name in names]
+        reduced = features_of(*last_rows(loaded, [prompts[i] for i in chosen], features(distinct, batch_size), owners))
         distribution, entropies[chosen], masses[chosen] = (array.cpu().numpy() for array in reduced)
         for i, row in zip(chosen, distribution, strict=True):
             if ids[i] in wanted:
@@ -103,18 +106,30 @@ def example_maps(model, adapter, samples, images, labels, out, count=2, seed=0, 
 
 
 @torch.no_grad()
-def last_rows(family, prompts, features):
+def last_rows(family, prompts, features, owners=None):
     """One batched forward pass: the last prompt token's attention (B, L, H, N) and the tokens' roles (B, N).
 
-    prompts: B Tokens of prompts; features: (B, T, D) of their images. Padding has role -1 and attention 0. It is on the
-    right, where under the causal mask alone no prompt token looks at it: SDPA takes its fastest path, without a mask.
-    The language model's head is not run.
+    prompts: B Tokens of prompts; features: (I, T, D) of distinct images; owners: which of these each prompt asks about,
+    by default one each, in order. Where an image has two questions or more on average, the tokens up to its last are
+    run once for all of them. Padding has role -1 and attention 0. It is on the right, where under the causal mask alone
+    no prompt token looks at it: SDPA takes its fastest path, without a mask. The language model's head is not run.
     """
     device = family.model.device
+    owners = torch.as_tensor(range(len(prompts)) if owners is None else owners, device=device)
     ids = pad([prompt.ids for prompt in prompts], 0, side="right").to(device)
     roles = pad([prompt.roles for prompt in prompts], -1, side="right").to(device)
-    with LastRow(roles >= 0) as rows:
-        family.model.model.language_model(inputs_embeds=family.embed(ids, features), use_cache=False)
+    decoder = family.model.model.language_model
+    if 2 * len(features) > len(prompts):
+        with LastRow(roles >= 0) as rows:
+            decoder(inputs_embeds=family.embed(ids, features[owners]), use_cache=False)
+        return rows.attention, roles
+    shared = int((roles[0] == IMAGE).nonzero().max()) + 1
+    one_of_each = [owners.tolist().index(image) for image in range(len(features))]
+    cache = DynamicCache(config=decoder.config)
+    decoder(inputs_embeds=family.embed(ids[one_of_each, :shared], features), past_key_values=cache)
+    cache.batch_select_indices(owners)
+    with LastRow(roles[:, shared:] >= 0) as rows:
+        decoder(inputs_embeds=family.model.get_input_embeddings()(ids[:, shared:]), past_key_values=cache)
     return rows.attention, roles
 
 

@@ -13,7 +13,7 @@ from bye.metrics.accuracy import is_correct
 from bye.metrics.asr import is_target
 from bye.metrics.cider import cider
 from bye.models import load_model
-from bye.models.family import ImageFeatures, pad, position_ids
+from bye.models.family import ImageFeatures, pad, position_ids, processing_order
 from bye.progress import Progress
 
 METRICS = ("accuracy", "cider")
@@ -115,7 +115,7 @@ def answer(family, entries, images, max_new_tokens, batch_size):
     prompts = [family.prompt(id_of(entry), question_of(entry)) for entry in entries]
     by_image = {entry["image"]: entry for entry in entries}
     features = ImageFeatures(family, lambda name: load_image(images, by_image[name]), cache=False)
-    order = np.argsort([len(prompt.ids) for prompt in prompts], kind="stable")  # like lengths together: little padding
+    order = processing_order([entry["image"] for entry in entries], [len(prompt.ids) for prompt in prompts])
     answers = [None] * len(entries)
     progress = Progress("evaluate", len(entries))
     for start in range(0, len(entries), batch_size):

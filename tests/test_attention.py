@@ -14,7 +14,8 @@ from bye.attention import entropy, example_maps, extract, image_distribution, la
 from bye.errors import ByeError
 from bye.models import load_model
 from bye.models.attention import LastRow, record_decoder
-from bye.models.family import pad, position_ids
+from bye.models.family import pad, position_ids, processing_order
+from bye.models.prompt import IMAGE
 
 BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
 QUESTIONS = ["What is it?", "Is it red?", "a", "What is in the small picture, a dog or a </s> user <image>?", "b"]
@@ -85,6 +86,38 @@ def test_one_forward_pass_of_the_stage_equals_eager(folders, family):
     attention, roles = last_rows(loaded, prompts, features)
     for got, prompt, row in zip(attention, prompts, expected, strict=True):
         torch.testing.assert_close(got[..., : len(prompt.ids)], row, atol=1e-5, rtol=0)
+
+
+@BOTH
+def test_questions_that_share_images_run_the_images_once_and_equal_eager(folders, family):
+    owners = [1, 0, 0, 1, 1]
+    loaded = load_model(folders / family, attention="eager")
+    expected = []
+    for question, owner in zip(QUESTIONS, owners, strict=True):
+        ids = torch.from_numpy(loaded.encoder.prompt(question).ids)[None]
+        pixels = loaded.pixels([Image.open(folders / f"{owner}.png")])
+        with torch.no_grad():
+            attentions = loaded.model(input_ids=ids, pixel_values=pixels, output_attentions=True).attentions
+        expected.append(torch.stack([layer[0, :, -1] for layer in attentions]))
+    loaded = load_model(folders / family)
+    record_decoder(loaded.model)
+    prompts = [loaded.encoder.prompt(question) for question in QUESTIONS]
+    features = loaded.image_features(loaded.pixels([Image.open(folders / f"{i}.png") for i in range(2)]))
+    seen = []
+    loaded.model.model.language_model.register_forward_pre_hook(
+        lambda module, args, inputs: seen.append(tuple(inputs["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    attention, roles = last_rows(loaded, prompts, features, owners)
+    n_prefix = int(np.flatnonzero(prompts[0].roles == IMAGE).max()) + 1
+    assert seen == [(2, n_prefix), (5, roles.shape[1] - n_prefix)]
+    for got, prompt, row in zip(attention, prompts, expected, strict=True):
+        torch.testing.assert_close(got[..., : len(prompt.ids)], row, atol=1e-5, rtol=0)
+        assert (got[..., len(prompt.ids) :] == 0).all()
+
+
+def test_order_puts_questions_on_one_image_together_and_then_like_lengths():
+    images, lengths = ["a", "b", "c", "a", "d", "b", "a"], [9, 8, 7, 5, 2, 6, 7]
+    assert processing_order(images, lengths).tolist() == [3, 6, 0, 5, 1, 4, 2]
 
 
 @BOTH

@@ -19,19 +19,21 @@ _recording = ContextVar("recording", default=None)
 def attention_row(query, key, attention_mask, scaling, last):
     """Softmax of one query row for each batch entry, in float32: (B, H, N).
 
-    query: (B, H, N, d); key: (B, H / group, N, d), grouped-query attention where group > 1; scaling: of the logits;
-    attention_mask: None (causal, no padding) or (B or 1, 1, N, N), boolean or additive; last: (B,) the row's position.
+    query: (B, H, M, d), the last M of N tokens; key: (B, H / group, N, d), grouped-query attention where group > 1;
+    scaling: of the logits; attention_mask: None (causal, no padding, M = N) or (B or 1, 1, M, N), boolean or additive;
+    last: (B,) the row's place among the M.
     """
-    batch, heads, length, width = query.shape
+    batch, heads, _, width = query.shape
+    length = key.shape[2]
     rows = torch.arange(batch, device=query.device)
     one = query[rows, :, last].float()  # (B, H, d)
     one = one.view(batch, key.shape[1], -1, width)  # (B, K, group, d): heads that share a key are neighbours
-    logits = (one @ key[:, :, :length].float().transpose(2, 3)).view(batch, heads, length) * scaling
+    logits = (one @ key.float().transpose(2, 3)).view(batch, heads, length) * scaling
     if attention_mask is None:
         visible = torch.arange(length, device=query.device) <= last[:, None]  # (B, N)
         logits = logits.masked_fill(~visible[:, None], float("-inf"))
     else:
-        mask = attention_mask.expand(batch, -1, -1, -1)[rows, 0, last][:, None, :length]  # (B, 1, N)
+        mask = attention_mask.expand(batch, -1, -1, -1)[rows, 0, last][:, None]  # (B, 1, N)
         logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask.float()
     return logits.softmax(dim=-1)
 
@@ -57,8 +59,9 @@ def record_decoder(model):
 class LastRow:
     """Context in which every decoder layer of a model prepared by `record_decoder` leaves its row of attention.
 
-    mask: (B, N) ones on the prompt's tokens and zeros on padding, on either side. The row is that of the last prompt
-    token, the query of the first token to be generated. After the forward pass `attention` is (B, L, H, N) float32.
+    mask: (B, M) ones on the prompt's tokens and zeros on padding, on either side; M = N, or less where the first tokens
+    are in a cache. The row is that of the last prompt token, the query of the first token to be generated. After the
+    forward pass `attention` is (B, L, H, N) float32.
     """
 
     def __init__(self, mask):

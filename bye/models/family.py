@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from collections import Counter
 
 import numpy as np
 import torch
@@ -191,6 +192,17 @@ class ImageFeatures:
             encoded = self.encode(self.family.pixels([self.open_image(name) for name in batch]))
             features.update(zip(batch, encoded, strict=True))
         return torch.stack([features[name] for name in names])
+
+
+def processing_order(images, lengths):
+    """The order in which samples go into batches: questions on one image beside each other, then by length.
+
+    images: the image's name of each sample; lengths: its number of tokens. Returns an index array. So an image that
+    many samples share is encoded once, and the others are padded little.
+    """
+    counts, first = Counter(images), {name: place for place, name in reversed(list(enumerate(images)))}
+    place = [first[name] if counts[name] > 1 else len(images) for name in images]
+    return np.lexsort((lengths, place))  # by place, and in one place by length
 
 
 def load(families, path, expected=None, attention="sdpa", device="auto", dtype="auto"):
