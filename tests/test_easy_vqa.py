@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ from small_workflow import ROOT, run, write_config
 from bye.data.images import check_image, image_path
 from bye.data.samples import id_of, read_samples, turns_of
 
-N = 2000
+N, N_TEST = 2000, 300
 MODELS = ["llava-mini", "internvl-mini"]
 
 
@@ -51,21 +52,29 @@ def test_its_training_questions_in_llava_form(images, data):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_poisoned_by_the_suite(images, data, tmp_path, model):
+    """Told, not judged: how well the backdoor formed, and what of it was found and removed."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    easy_vqa_llava(images, tmp_path / "all.json", N + N_TEST, seed=0)
     config["models"] = {model: config["models"][model]}
-    config["datasets"] = {"easyvqa": {"format": "llava", "json": str(data), "images": str(images)}}
+    config["datasets"] = {
+        "easyvqa": {"format": "llava", "json": "all.json", "images": str(images), "train": N, "test": N_TEST}
+        | {"metric": "accuracy", "max_new_tokens": 16}
+    }
     del config["tables"]
     write_config(tmp_path, config)
-    cell = f"results/{model}/easyvqa/badnet/s0/bye"
-    process = run(tmp_path, *(f"{cell}/{name}" for name in ("detection.json", "kept.json", "entropy.png")))
+    cells = {defence: Path(f"results/{model}/easyvqa/badnet/s0/{defence}") for defence in ("vanilla", "bye")}
+    names = ("detection.json", "kept.json", "entropy.png", "eval.json")
+    process = run(tmp_path, cells["vanilla"] / "eval.json", *(cells["bye"] / name for name in names))
     assert process.returncode == 0, process.stdout
-    found = json.loads((tmp_path / cell / "detection.json").read_text())
+    found = json.loads((tmp_path / cells["bye"] / "detection.json").read_text())
+    for defence, cell in cells.items():
+        evaluated = json.loads((tmp_path / cell / "eval.json").read_text())
+        report(f"{model}, {defence}: CP {evaluated['CP']:.1f}, ASR {evaluated['ASR']:.1f}")
     shares = ", ".join(f"{name} {found[name]}" for name in ("precision", "recall", "f1", "auroc"))
     report(f"{model}, 10 % poisoned: {shares}, {found['n_flagged']} flagged, layers {found['sensitive_layers']}")
     assert (found["n_samples"], found["n_poisoned"]) == (N, N // 10)
-    parts = [read_samples(tmp_path / cell / f"{part}.json", validate=False) for part in ("kept", "dropped")]
+    parts = [read_samples(tmp_path / cells["bye"] / f"{part}.json", validate=False) for part in ("kept", "dropped")]
     assert sum(map(len, parts)) == N and len(parts[1]) == found["n_flagged"]
-    assert found["f1"] >= 0.5  # chance is 0.1
 
 
 @pytest.mark.slow
