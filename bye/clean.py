@@ -9,18 +9,20 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import yaml
 
 from bye import processes
 from bye.config import find_model
-from bye.data.samples import read_samples
+from bye.data.samples import answer_of, read_samples
 from bye.errors import ByeError
 from bye.files import read_csv, read_json, read_text, write_bytes, write_text
 
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "bye"
+CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
 MODEL_TYPES = {"llava": "llava", "internvl": "internvl"}  # model_type in a checkpoint's config.json -> family
 
 
@@ -74,8 +76,11 @@ def find_workflow():
 
 
 def summarise(cell, n_samples, tau, out):
-    """Return one line on what was dropped, or that nothing was because no layer is sensitive."""
-    n_dropped = len(read_samples(cell / "dropped.json", validate=False))
+    """Return what was dropped, by which layers, and whether one answer stands out there as a target would.
+
+    Or that nothing was, because no layer is sensitive. More than CAUTION of the samples is hardly poison, and said so.
+    """
+    dropped = read_samples(cell / "dropped.json", validate=False)
     layers = read_csv(cell / "layers.csv")
     sensitive = [layer["layer"] for layer in layers if layer["sensitive"] == "true"]
     if not sensitive:
@@ -83,11 +88,26 @@ def summarise(cell, n_samples, tau, out):
             f"bye clean: no sensitive layer found (threshold {tau:g}), so nothing was dropped; "
             f"all {n_samples} samples are in {out}"
         )
-    return (
-        f"bye clean: {n_dropped} of {n_samples} samples dropped ({n_dropped / n_samples:.1%}), by their attention in "
+    share = len(dropped) / n_samples
+    summary = (
+        f"bye clean: {len(dropped)} of {n_samples} samples dropped ({share:.1%}), by their attention in "
         f"{'layer' if len(sensitive) == 1 else 'layers'} {', '.join(sensitive)} of {len(layers)}; what was kept and "
         f"dropped is in {out}"
     )
+    if dropped:
+        kept = Counter(map(answer_of, read_samples(cell / "kept.json", validate=False)))
+        [(answer, count)] = Counter(map(answer_of, dropped)).most_common(1)
+        short = f"{answer[:60]}..." if len(answer) > 60 else answer
+        summary += (
+            f"\nbye clean: the most common answer among them is {short!r}: {count / len(dropped):.1%} of what was "
+            f"dropped and {kept[answer] / max(1, kept.total()):.1%} of what was kept"
+        )
+    if share > CAUTION:
+        summary += (
+            "\nbye clean: caution, that is more than poison ever is; the two modes may be two kinds of questions or "
+            "images. Look at entropy.png and at the answers in dropped before you train on the rest"
+        )
+    return summary
 
 
 def _configuration(root, configfile, model, data, images, seed, rule, tau):
