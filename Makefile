@@ -32,7 +32,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 	python -m pip install --disable-pip-version-check --no-compile --requirement requirements.lock
 	python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@echo "Compiling what the jobs import"
-	@PYTHONDONTWRITEBYTECODE= python -c "import bye.attention, bye.clean, bye.evaluate, bye.finetune, bye.purify, pytest, snakemake.cli"
+	@PYTHONDONTWRITEBYTECODE= python -c "import importlib, pkgutil, bye, pytest, snakemake.cli; \
+		[importlib.import_module(m.name) for m in pkgutil.walk_packages(bye.__path__, 'bye.') if 'main' not in m.name]; \
+		from diffusers import DDIMScheduler, UNet2DModel; from sklearn.datasets import load_digits; \
+		from transformers import InternVLForConditionalGeneration, LlavaForConditionalGeneration"
 	@touch $(INSTALLED)
 
 table1 table2: $(INSTALLED)
