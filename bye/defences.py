@@ -31,7 +31,8 @@ def detect(
     flags_out : path of flags.parquet. `score` is NaN without a sensitive layer; the extra column `mean_entropy` is the
         mean over all layers. The metadata hold rule, tau, cut, mixture and sensitive layers as JSON under "bye".
     rule, tau, layers, clustering : see `bye.detect.bye.BYEDetector`.
-    threshold : cut of the clustering "threshold" in nats, for 576 image tokens; for T it is scaled by ln T / ln 576.
+    threshold : cut of the clustering "threshold" in nats, for 576 image tokens; for T, those of the median sample, it
+        is scaled by ln T / ln 576.
     seed : seed of the mixtures' k-means starts.
 
     Returns
@@ -89,10 +90,13 @@ def detect(
 
 
 def read_entropies(path):
-    """Return (ids, entropies, number of image tokens) of attention.parquet.
+    """Return (ids, entropies, number of image tokens) of attention.parquet, entropies made comparable.
 
-    Entropies are float64 of shape (n_samples, n_layers), in nats; the tokens are those of the median sample. Raises
-    ByeError where an entropy is no finite number, naming the sample and the layer.
+    A sample's entropy over T_i image tokens is at most ln T_i, and where attention gives a share to a few tokens and is
+    spread over the others, it grows with ln T_i in proportion. So with T the tokens of the median sample, which are
+    returned, the file's nats are multiplied by ln T / ln T_i: they are what the same attention would have at T. Where
+    all samples have the same T the factor is exactly 1. Entropies are float64 of shape (n_samples, n_layers). Raises
+    ByeError where an entropy is no finite number, naming the sample and the layer, or a sample has one image token.
     """
     table = read_table(path, ("id", "n_image_tokens", "entropy_00"), prefix="entropy_")
     layers = sorted(int(name[len("entropy_") :]) for name in table if name.startswith("entropy_"))
@@ -108,7 +112,16 @@ def read_entropies(path):
             f"({len(np.unique(bad[:, 0]))} of {len(ids)} samples have such values); the fine-tune has probably "
             "diverged, so check its loss and lower the learning rate"
         )
-    return ids, entropies, float(np.median(table["n_image_tokens"])) if ids else 0
+    if not ids:
+        return ids, entropies, 0
+    tokens = np.array(table["n_image_tokens"], dtype=np.float64)
+    if tokens.min() < 2:
+        raise ByeError(
+            f"{path}: sample {ids[tokens.argmin()]!r} has {tokens.min():g} image tokens, and attention over fewer than "
+            "two has no entropy; drop the sample or give a larger image"
+        )
+    median = np.median(tokens)
+    return ids, entropies * (np.log(median) / np.log(tokens))[:, None], float(median)
 
 
 def random_drop(samples, flags_out, share=0.2, seed=0):

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from bye.errors import ByeError
 
@@ -17,6 +17,7 @@ MAX_PIXELS = 89_478_485
 MAX_ASPECT = 200
 # Pillow knows many more formats, among them some that run other programs (EPS). Strangers' files get this list only.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
 def image_path(images_root, image):
@@ -63,6 +64,28 @@ def load_image(images_root, sample):
     """Return the RGB image of a sample whose `image` is relative to `images_root`; errors name the sample."""
     try:
         return load_rgb(image_path(images_root, sample["image"]))
+    except ByeError as error:
+        raise ByeError(f"sample {str(sample['id'])!r}: {error}") from error.__cause__
+
+
+def image_sizes(images_root, samples):
+    """Return the (height, width) of each sample's image as `load_image` gives it, without decoding most formats."""
+    known = {}
+    for sample in samples:
+        if sample["image"] not in known:
+            known[sample["image"]] = _upright_size(images_root, sample)
+    return [known[sample["image"]] for sample in samples]
+
+
+def _upright_size(images_root, sample):
+    try:
+        path = image_path(images_root, sample["image"])
+        with _opened(path) as image, _quiet():
+            try:
+                turned = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+            except Exception as error:  # decoders of broken files fail in every way there is
+                raise ByeError(f"image {path} is damaged ({error}); replace it or drop its sample") from error
+            return image.size if turned else image.size[::-1]
     except ByeError as error:
         raise ByeError(f"sample {str(sample['id'])!r}: {error}") from error.__cause__
 
