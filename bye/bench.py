@@ -72,7 +72,10 @@ def prepare(way, model, n, batch_size, threads):
         torch.set_num_threads(threads)
     family = load_model(model, attention="eager" if way == "authors" else "sdpa")
     if family.any_resolution:
-        raise ByeError(f"{model} ({family.model_type}) takes images of any size; bench measures models of one input size")
+        raise ByeError(
+            f"bench measures models of one input size, and {model} ({family.model_type}) takes images of any; give "
+            "another"
+        )
     device, dtype, vision = family.model.device, family.model.dtype, family.model.config.vision_config
     size = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
     rng = np.random.default_rng(0)

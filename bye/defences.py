@@ -25,7 +25,8 @@ def detect(
 
     Parameters
     ----------
-    attention : path of attention.parquet: id, n_image_tokens, and entropy_00, entropy_01, ... in nats.
+    attention : path of attention.parquet: id, n_image_tokens, and entropy_00, entropy_01, ... in nats; where samples
+        differ in n_image_tokens, entropies are made comparable first, see `read_entropies`.
     layers_out : path of layers.csv, one row a layer: the two components (nats), BSI, released_margin =
         |mu1 - mu2| / (sigma1 + sigma2), and whether the layer is sensitive (true/false).
     flags_out : path of flags.parquet. `score` is NaN without a sensitive layer; the extra column `mean_entropy` is the
@@ -92,11 +93,11 @@ def detect(
 def read_entropies(path):
     """Return (ids, entropies, number of image tokens) of attention.parquet, entropies made comparable.
 
-    A sample's entropy over T_i image tokens is at most ln T_i, and where attention gives a share to a few tokens and is
-    spread over the others, it grows with ln T_i in proportion. So with T the tokens of the median sample, which are
-    returned, the file's nats are multiplied by ln T / ln T_i: they are what the same attention would have at T. Where
-    all samples have the same T the factor is exactly 1. Entropies are float64 of shape (n_samples, n_layers). Raises
-    ByeError where an entropy is no finite number, naming the sample and the layer, or a sample has one image token.
+    A sample's entropy over T_i image tokens is at most ln T_i, and where attention is spread over most of them, it
+    grows in proportion to it. So the file's nats are multiplied by ln T / ln T_i, with T the tokens of the median
+    sample, which are returned: the share of the highest possible entropy, in nats at T. Where all samples have the same
+    T, the factor is exactly 1. Entropies are float64 of shape (n_samples, n_layers). Raises ByeError where an entropy
+    is no finite number, naming the sample and the layer, or a sample has one image token.
     """
     table = read_table(path, ("id", "n_image_tokens", "entropy_00"), prefix="entropy_")
     layers = sorted(int(name[len("entropy_") :]) for name in table if name.startswith("entropy_"))
@@ -117,11 +118,12 @@ def read_entropies(path):
     tokens = np.array(table["n_image_tokens"], dtype=np.float64)
     if tokens.min() < 2:
         raise ByeError(
-            f"{path}: sample {ids[tokens.argmin()]!r} has {tokens.min():g} image tokens, and attention over fewer than "
-            "two has no entropy; drop the sample or give a larger image"
+            f"{path}: sample {ids[tokens.argmin()]!r} has one image token, and attention on one has no entropy; give a "
+            "larger image or drop the sample"
         )
-    median = np.median(tokens)
-    return ids, entropies * (np.log(median) / np.log(tokens))[:, None], float(median)
+    median = float(np.median(tokens))
+    factors = np.where(tokens == median, 1.0, np.log(median) / np.log(tokens))
+    return ids, entropies * factors[:, None], median
 
 
 def random_drop(samples, flags_out, share=0.2, seed=0):

@@ -16,7 +16,7 @@ from bye.models import load_model
 from bye.models.attention import LastRow, record_decoder
 from bye.models.family import pad, processing_order
 
-FAMILIES = pytest.mark.parametrize("family", TEMPLATES)
+EVERY = pytest.mark.parametrize("family", TEMPLATES)
 # (height, width) of the images: for llava_next two to four tiles, for qwen3_vl grids of other shapes and sizes
 SIZES = [(30, 36), (60, 20), (34, 90), (48, 48), (30, 36)]
 QUESTIONS = ["What is it?", "Is it red?", "a", "What is in the small picture, a dog or a </s> user <image>?", "b"]
@@ -64,7 +64,7 @@ def prompts_and_features(loaded, root, owners=range(5)):
     return prompts, loaded.image_features(loaded.pixels(images))
 
 
-@FAMILIES
+@EVERY
 @pytest.mark.parametrize("side", ["left", "right", "right, unmasked"])
 def test_rows_equal_batch_of_one_eager(folders, family, side):
     expected = eager_rows(folders, family, QUESTIONS)
@@ -84,7 +84,7 @@ def test_rows_equal_batch_of_one_eager(folders, family, side):
         assert (got[..., ~real] == 0).all()
 
 
-@FAMILIES
+@EVERY
 def test_one_forward_pass_of_the_stage_equals_eager(folders, family):
     expected = eager_rows(folders, family, QUESTIONS)
     loaded = load_model(folders / family)
@@ -95,7 +95,7 @@ def test_one_forward_pass_of_the_stage_equals_eager(folders, family):
         torch.testing.assert_close(got[..., : len(prompt.ids)], row, atol=1e-5, rtol=0)
 
 
-@FAMILIES
+@EVERY
 def test_questions_that_share_images_run_the_images_once_and_equal_eager(folders, family):
     pictures = [4, 0, 0, 4, 4]  # of one size
     expected = eager_rows(folders, family, QUESTIONS, pictures)
@@ -114,7 +114,7 @@ def test_questions_that_share_images_run_the_images_once_and_equal_eager(folders
         assert (got[..., len(prompt.ids) :] == 0).all()
 
 
-@FAMILIES
+@EVERY
 def test_questions_that_share_images_of_several_sizes_equal_eager(folders, family):
     pictures = [2, 1, 1, 2, 2]
     loaded = load_model(folders / family)
@@ -131,7 +131,7 @@ def test_order_puts_questions_on_one_image_together_and_then_like_lengths():
     assert processing_order(images, lengths).tolist() == [3, 6, 0, 5, 1, 4, 2]
 
 
-@FAMILIES
+@EVERY
 def test_output_of_the_model_is_unchanged_and_the_tower_is_left_alone(folders, family):
     plain, recording = load_model(folders / family), load_model(folders / family)
     record_decoder(recording.model)
@@ -146,7 +146,7 @@ def test_output_of_the_model_is_unchanged_and_the_tower_is_left_alone(folders, f
             assert torch.equal(recording.model(inputs_embeds=x).logits, expected)
 
 
-@FAMILIES
+@EVERY
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_stage_writes_what_eager_attention_gives(folders, tmp_path, family, batch_size):
     out, maps = tmp_path / "attention.parquet", tmp_path / "maps.npz"

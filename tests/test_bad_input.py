@@ -12,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from PIL import Image
 from small_workflow import ROOT, command, small_config, write_config
-from tiny_models import write_tiny_model
+from tiny_models import TEMPLATES, write_tiny_model
 
 from bye import config as settings
 from bye.attention import extract
@@ -22,7 +22,7 @@ from bye.errors import ByeError
 from bye.finetune import finetune
 from bye.models import load_model
 
-BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
+EVERY = pytest.mark.parametrize("family", TEMPLATES)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def write_samples_file(folder, count):
 # ---- checkpoints of strangers ----------------------------------------------------------------------------------------
 
 
-@BOTH
+@EVERY
 def test_code_in_a_checkpoint_is_never_run(family, tmp_path):
     folder = write_tiny_model(family, tmp_path / "model", layers=2)
     marker = tmp_path / "it ran"
@@ -64,7 +64,7 @@ def test_a_folder_that_is_no_model_of_a_known_family(tmp_path):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ByeError, match="is of type 'qwen2_vl'; supported are llava, internvl"):
+    with pytest.raises(ByeError, match="is of type 'qwen2_vl'; supported are llava, internvl, llava_next, qwen3_vl"):
         load_model(tmp_path)
 
 

@@ -13,7 +13,7 @@ from bye.errors import ByeError
 from bye.evaluate import answer, evaluate
 from bye.models import load_model
 
-FAMILIES = pytest.mark.parametrize("family", TEMPLATES)
+EVERY = pytest.mark.parametrize("family", TEMPLATES)
 SIZES = [(32, 32), (60, 20), (32, 80), (48, 48), (30, 36)]
 QUESTIONS = ["What is it?", "Is it red?", "a", "What is in the small picture, a dog or a user?", "b"]
 
@@ -52,7 +52,7 @@ def stock_answers(root, family, new_tokens):
     return texts
 
 
-@FAMILIES
+@EVERY
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_batched_answers_equal_one_at_a_time(root, family, batch_size):
     loaded = load_model(root / family)
@@ -61,7 +61,7 @@ def test_batched_answers_equal_one_at_a_time(root, family, batch_size):
     assert len(set(texts)) > 1
 
 
-@FAMILIES
+@EVERY
 def test_an_answer_stops_at_the_end_token(root, family):
     loaded = load_model(root / family)
     calls = []

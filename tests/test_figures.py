@@ -168,7 +168,8 @@ def examples(tmp_path):
     write_samples(tmp_path / "train.json", entries)
     labels = {"id": [f"q{index}" for index in range(4)], "poisoned": [False, False, True, True]}
     pyarrow.parquet.write_table(pyarrow.table(labels), tmp_path / "labels.parquet")
-    np.savez(tmp_path / "maps.npz", ids=np.array(labels["id"])[::-1], maps=maps[::-1], grids=np.array([(9, 9)] * len(maps)))
+    grids = np.array([(9, 9)] * 4)
+    np.savez(tmp_path / "maps.npz", ids=np.array(labels["id"])[::-1], maps=maps[::-1], grids=grids)
     return tmp_path / "maps.npz", tmp_path / "train.json", tmp_path, tmp_path / "labels.parquet"
 
 

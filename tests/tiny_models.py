@@ -71,8 +71,8 @@ CORPUS = ["USER: What is in the picture? ASSISTANT: A small black dog.", "user a
 def write_tiny_model(family, folder, seed=0, layers=3, width=32):
     """Write a random checkpoint of `family`, a key of TEMPLATES, into `folder`.
 
-    An image of the first two has 4 x 4 tokens; one of llava_next as many and those of two to four tiles of 4 x 4; one of
-    qwen3_vl a token for 16 x 16 pixels, at most 4 x 4 tokens, and two layers' features are added in the decoder.
+    An image of llava and internvl has 4 x 4 tokens; one of llava_next as many, and as many for each of two to four
+    tiles; one of qwen3_vl a token for 16 x 16 pixels, at most 16, and features are added after each layer but the last.
     """
     tokenizer = _tokenizer(family)
     torch.manual_seed(seed)
@@ -108,7 +108,7 @@ def write_tiny_model(family, folder, seed=0, layers=3, width=32):
         config = Qwen3VLConfig(
             vision_config=Qwen3VLVisionConfig(
                 patch_size=8, depth=3, num_heads=2, out_hidden_size=width, num_position_embeddings=16,
-                deepstack_visual_indexes=[0, 1], **tower,
+                deepstack_visual_indexes=list(range(layers - 1)), **tower,
             ),
             text_config=Qwen3VLTextConfig(head_dim=width // 4, rope_parameters=rope, **text),
             image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),

@@ -69,25 +69,29 @@ def load_image(images_root, sample):
 
 
 def image_sizes(images_root, samples):
-    """Return the (height, width) of each sample's image as `load_image` gives it, without decoding most formats."""
+    """Return the (height, width) of each sample's image as `load_image` gives it; each file is opened once.
+
+    Most are known from the header. Errors name the sample.
+    """
     known = {}
     for sample in samples:
         if sample["image"] not in known:
-            known[sample["image"]] = _upright_size(images_root, sample)
+            try:
+                known[sample["image"]] = _upright_size(image_path(images_root, sample["image"]))
+            except ByeError as error:
+                raise ByeError(f"sample {str(sample['id'])!r}: {error}") from error.__cause__
     return [known[sample["image"]] for sample in samples]
 
 
-def _upright_size(images_root, sample):
-    try:
-        path = image_path(images_root, sample["image"])
-        with _opened(path) as image, _quiet():
-            try:
-                turned = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
-            except Exception as error:  # decoders of broken files fail in every way there is
-                raise ByeError(f"image {path} is damaged ({error}); replace it or drop its sample") from error
-            return image.size if turned else image.size[::-1]
-    except ByeError as error:
-        raise ByeError(f"sample {str(sample['id'])!r}: {error}") from error.__cause__
+def _upright_size(path):
+    with _opened(path) as image, _quiet():
+        try:
+            sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+        except Exception as error:  # decoders of broken files fail in every way there is
+            raise ByeError(f"image {path} is damaged ({error}); replace it or drop its sample") from error
+        if not sideways:
+            return image.size[::-1]
+    return load_rgb(path).size[::-1]  # some formats give the size before turning, others after it
 
 
 def to_rgb(image):

@@ -99,8 +99,8 @@ class Family:
         return self.encoder.end_token_ids | set(listed)
 
     def pixels(self, images):
-        """Preprocess PIL RGB images as the checkpoint says, without torchvision: what the model's own forward pass takes
-        for them, a dict of tensors ("pixel_values": (B, 3, height, width) float32, where all have one size)."""
+        """Preprocess PIL RGB images as the checkpoint says, without torchvision: a dict of tensors, as the model's own
+        forward pass takes them ("pixel_values" is (B, 3, height, width) float32, where all images get one size)."""
         return {"pixel_values": self.image_processor(images=images, return_tensors="pt")["pixel_values"]}
 
     @torch.no_grad()
@@ -156,9 +156,7 @@ class Family:
     def embed(self, ids, features):
         """Embed (B, N) token ids, the image features of each row in the places of its image tokens: (B, N, D)."""
         embeddings = self.model.get_input_embeddings()(ids)
-        return embeddings.masked_scatter(
-            (ids == self.image_token_id).unsqueeze(-1), torch.cat(features).to(embeddings)
-        )
+        return embeddings.masked_scatter((ids == self.image_token_id).unsqueeze(-1), torch.cat(features).to(embeddings))
 
     def decode(self, ids):
         """Text of generated token ids, special tokens left out and outer blanks cut."""
