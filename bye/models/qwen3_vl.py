@@ -58,9 +58,12 @@ class Qwen3VL(Family):
             taken[merger] = inputs[0]
 
         hooks = [merger.register_forward_pre_hook(take) for merger in self._mergers]
+        visual, training = self.model.model.visual, self.model.model.visual.training
+        visual.eval()  # the mergers are run here as well, and their LoRA must not draw its dropout
         try:
             self._encode(pixels)
         finally:
+            visual.train(training)
             for hook in hooks:
                 hook.remove()
         joined = torch.cat([taken[merger] for merger in self._mergers], dim=-1)  # (patches, (1 + K) width)
