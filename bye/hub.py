@@ -5,6 +5,7 @@ import os
 from bye.errors import ByeError
 
 NATIVE = "code in a checkpoint is never run, so use one in the native format of transformers (such end in -hf)"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 OFFLINE = "HF_HUB_OFFLINE"
 REASONS = {  # by the names of its library's errors, the more special ones first
     "GatedRepoError": "its licence must be accepted on its page first, and HF_TOKEN set",
@@ -41,3 +42,17 @@ def describe(what, error):
         f"{what} cannot be had from the hub: {reason}; check the id and the network, or download it elsewhere and set "
         f"models.KEY.path to that folder (with {OFFLINE}=1 what is in the hub's cache is used)"
     )
+
+
+def check_safetensors(what, name):
+    """Raise ByeError unless the hub repository `name` has weights in safetensors, by its list of files or the cache."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    try:
+        names = HfApi().list_repo_files(name)
+    except (OSError, ValueError) as error:
+        names = [file for file in WEIGHTS if isinstance(try_to_load_from_cache(name, file), str)]
+        if not names:
+            raise ByeError(describe(what, error)) from None
+    if not any(file.endswith(".safetensors") or file in WEIGHTS for file in names):
+        raise ByeError(f"{what} has no weights in safetensors; give one that has")

@@ -51,6 +51,11 @@ def check_folder(format, root, json=None):
             raise ByeError(f"dataset folder {root} is half there: {part} is missing; copy it there or download it")
 
 
+def load_split(format, root, split, json, seed):
+    """Return all samples of an official split, "train" or "test", as they stand there, images unchecked."""
+    return LAYOUTS[format].load(root, split, seed, **_extra(format, json))
+
+
 def _extra(format, json):
     return {"json": json} if format == "flickr30k" else {}
 
@@ -58,7 +63,7 @@ def _extra(format, json):
 def _official(format, root, split, json, count, seed):
     """Return the drawn and checked samples of one official split."""
     what = f"{split} samples of {format} in {root}"
-    samples = draw(LAYOUTS[format].load(root, split, seed, **_extra(format, json)), count, seed, what)
+    samples = draw(load_split(format, root, split, json, seed), count, seed, what)
     if count != 0:
         validate_samples(samples, what, root, decode=True)
     return samples
