@@ -18,6 +18,7 @@ from tiny_models import write_tiny_model
 
 from bye import config as settings
 from bye import processes
+from bye.budget import cells
 from bye.errors import ByeError
 
 TABLES = ["results/table1.csv", "results/table2.csv"]
@@ -77,6 +78,8 @@ def complaint(config):
     try:
         validate(config, str(ROOT / "config.schema.yaml"))
         settings.check_references(config)
+        for key, entry in config["datasets"].items():
+            settings.check_root(key, entry)
         for key, entry in config["models"].items():
             settings.check_family(key, entry["family"], settings.find_model(f"models.{key}.path", entry["path"], ROOT))
     except WorkflowError as error:
@@ -268,6 +271,20 @@ def test_every_stage_with_a_model_is_told_its_family(plan):
     assert len(jobs) == TABLE_CELLS * (1 + 3 + 1 + 5) + others + evaluated_plain
 
 
+def test_every_stage_with_a_model_is_told_how_many_gpus_to_take(plan):
+    stages = {"finetune", "finetune_vanilla", "attention", "sentinet", "evaluate", "attention_maps"}
+    stages |= {"purify_test", "purify_triggered"}
+    assert {job["rule"] for job in plan if "python -m bye --gpus 0 " in job["shell"]} == stages
+
+
+def test_the_number_of_runs_is_that_of_the_plan(plan):
+    config = settings.read_config([ROOT / "config.yaml"])
+    plain, further, answered = cells({**config, "seeds": [0, 1]})
+    rules = [job["rule"] for job in plan]
+    wanted = [rules.count(rule) for rule in ("finetune_vanilla", "finetune", "evaluate")]
+    assert [len(plain), len(further), len(answered)] == wanted
+
+
 def test_a_root_among_the_downloads_is_downloaded(tmp_path, model):
     config = small_config(model)
     config["datasets"]["scienceqa"]["root"] = "results/downloads/scienceqa"
@@ -314,6 +331,7 @@ def test_the_conda_environment_mirrors_the_lock():
 HOLD = """
 import sys, time
 from bye import processes
+from bye.budget import cells
 print(processes.release_stale_lock(sys.argv[1]), flush=True)
 time.sleep(60)
 """
