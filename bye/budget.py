@@ -13,10 +13,10 @@ Memory of inference: weights, the cache of keys and values (4 K L a token) and o
 Numbers of 4 bytes double all but LoRA's part. A tenth and one gigabyte are added for the allocator and the libraries.
 
 Time, from floating-point operations: a forward pass is 2 P a token, P the parameters of the decoder's layers, and 2 a
-patch for those of the vision tower; the decoder's attention adds 2 N D L a token. A backward pass to frozen weights costs one
-forward pass more (there are no gradients of the weights), gradient checkpointing another. A generated token counts as
-TOKEN_COST prompt tokens, since memory and not arithmetic bounds it. The device gives EFFICIENCY of its rate in a large
-matrix product.
+patch for those of the vision tower; the decoder's attention adds 2 N D L a token. A backward pass to frozen weights
+costs one forward pass more (there are no gradients of the weights), gradient checkpointing another. A generated token
+counts as TOKEN_COST prompt tokens, since memory and not arithmetic bounds it. The device gives EFFICIENCY of its rate
+in a large matrix product.
 """
 
 import itertools

@@ -8,6 +8,10 @@ from bye import __version__, devices, processes
 from bye.errors import ByeError
 from bye.stages import STAGES
 
+KNOBS = {  # stage -> config key that says how much a GPU holds at once
+    "finetune": "models.KEY.finetune.micro_batch_size",
+    **dict.fromkeys(("attention", "sentinet", "evaluate"), "models.KEY.inference_batch_size"),
+}
 BAD_INPUT = 2  # exit status for a problem that the user can mend
 
 
@@ -24,7 +28,7 @@ def main(arguments=None):
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which most stages do not import
             raise
-        fail(out_of_gpu_memory(options))
+        fail(out_of_gpu_memory(name, options))
     except KeyboardInterrupt:
         print("bye: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -37,13 +41,11 @@ def fail(message):
     sys.exit(BAD_INPUT)
 
 
-def out_of_gpu_memory(options):
+def out_of_gpu_memory(stage, options):
     """Return the sentence for a stage that needs more GPU memory than there is: which key of the config to change."""
-    batch = options.get("batch_size")
-    if batch is None:
+    if stage not in KNOBS:
         return "out of GPU memory; see what else runs on the GPU (nvidia-smi), or take one with more memory"
-    training = "micro_batch_size" in options
-    key = "models.KEY.finetune.micro_batch_size" if training else "models.KEY.inference_batch_size"
+    key, batch, training = KNOBS[stage], options["batch_size"], "micro_batch_size" in options
     now = min(options.get("micro_batch_size") or batch, batch)
     if now > 1:
         half = next(size for size in range(now // 2, 0, -1) if not training or batch % size == 0)

@@ -50,12 +50,6 @@ if workflow.is_main_process:
             processes.release_stale_lock()
         except ByeError as error:
             stop(error)
-    else:
-        for key, dataset in config["datasets"].items():
-            try:
-                settings.check_root(key, dataset)
-            except ByeError as error:
-                print(f"bye: warning: {error}", file=sys.stderr)
 processes.announce_parent()
 shell.prefix(processes.job_prefix(workflow.basedir))
 
@@ -373,8 +367,7 @@ def detect_options(wildcards):
 
 
 def sentinet_options(wildcards):
-    family = config["models"][wildcards.model]["family"]
-    return f"{as_options({'family': family})} {detect_options(wildcards)}"
+    return f"{attention_options(wildcards)} {detect_options(wildcards)}"
 
 
 def evaluate_options(wildcards):
@@ -448,10 +441,16 @@ def table8_benchmarks():
 # ---- requested files -------------------------------------------------------------------------------------------------
 
 
-def check_requested_targets():
-    """Stop with one sentence at a requested file under results/ that cannot be made."""
-    targets = get_argument_parser().parse_known_args(sys.argv[1:])[0].targets
-    for target in map(os.path.normpath, targets):
+def check_request():
+    """Stop with one sentence at a requested file under results/ that cannot be made; let a dry run tell what is missing."""
+    arguments = get_argument_parser().parse_known_args(sys.argv[1:])[0]
+    if arguments.dryrun and workflow.is_main_process:
+        for key, dataset in config["datasets"].items():
+            try:
+                settings.check_root(key, dataset)
+            except ByeError as error:
+                print(f"bye: warning: {error}", file=sys.stderr)
+    for target in map(os.path.normpath, arguments.targets):
         if not target.startswith("results/") or os.path.exists(target):
             continue
         try:

@@ -285,6 +285,19 @@ def test_the_number_of_runs_is_that_of_the_plan(plan):
     assert [len(plain), len(further), len(answered)] == wanted
 
 
+def test_the_papers_scale_is_planned_without_its_data_and_as_the_docs_say(tmp_path):
+    paper = ["--configfile", str(ROOT / "config/paper.yaml"), "--dry-run", "--quiet", "rules"]
+    start = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path)]
+    process = subprocess.run([*start, *paper], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.returncode == 0, process.stdout
+    assert "bye: warning: config key datasets.flickr30k.root: there is no folder data/flickr30k\n" in process.stdout
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", process.stdout, flags=re.MULTILINE))
+    page = (ROOT / "docs/scale.md").read_text()
+    assert f"| all jobs (with a GPU) | {counts['total']} (" in page
+    for stage in ("fetch", "prepare", "attention", "detect", "keep", "finetune", "evaluate"):
+        assert re.search(rf"^\| \**{stage}\**(?: \(.*?\))? \| {counts[stage]}\b", page, flags=re.MULTILINE), stage
+
+
 def test_a_root_among_the_downloads_is_downloaded(tmp_path, model):
     config = small_config(model)
     config["datasets"]["scienceqa"]["root"] = "results/downloads/scienceqa"
