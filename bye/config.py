@@ -222,11 +222,18 @@ def check_model_type(key, family, file):
         )
 
 
-def check_gpus(key, wanted, present):
-    """Raise ByeError where the jobs of models.KEY (None: those of any model) want more GPUs than this machine has."""
+def check_gpus(key, wanted, present, limit=None):
+    """Raise ByeError where a job of models.KEY wants more GPUs than this machine has, or than Snakemake may give it.
+
+    limit: of `snakemake --resources gpu=`, None without it; a job that asks for more would get fewer, and not know.
+    """
+    asks = f"config key models.{key}.resources.gpu asks for {wanted} for each job"
     if wanted > present:
         raise ByeError(
-            f"config key models.{key or 'KEY'}.resources.gpu asks for {wanted} for each job, and this machine has "
-            f"{present or 'no'} GPU{'s' * (present > 1)}; run on one that has (--profile profiles/gpu), submit to a "
-            "cluster (--profile profiles/slurm), or lower it"
+            f"{asks}, and this machine has {present or 'no'} GPU{'s' * (present > 1)}; run on one that has (--profile "
+            "profiles/gpu), submit to a cluster (--profile profiles/slurm), or lower it"
+        )
+    if limit is not None and wanted > limit:
+        raise ByeError(
+            f"{asks}, and this run may use {limit}; raise gpu={limit} of --resources or the profile, or lower it"
         )

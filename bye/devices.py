@@ -71,6 +71,7 @@ def take(count):
     _held.extend(taken.values())
     chosen = [name for name in names if name in taken]
     os.environ[VISIBLE] = ",".join(chosen)
+    del os.environ[ANNOUNCED]  # what this process starts shares its GPUs
     print(f"gpu: {', '.join(chosen)}", file=sys.stderr, flush=True)
     return chosen
 

@@ -72,9 +72,11 @@ def check_jobs():
                 f"defences.{key}.diffusion", config["defences"][key]["diffusion"], file=DIFFUSION_FILES[0]
             )
         if workflow.local_exec:
-            present = len(devices.announce())
-            for job in computing:
-                settings.check_gpus(getattr(job.wildcards, "model", None), job.resources.gpu, present)
+            present, limit = len(devices.announce()), workflow.global_resources.get("gpu")
+            limit = getattr(limit, "value", limit)
+            for key in {job.wildcards.model for job in computing if hasattr(job.wildcards, "model")}:
+                wanted = config["models"][key]["resources"]["gpu"]
+                settings.check_gpus(key, wanted, present, limit)
     except ByeError as error:
         stop(error)
 

@@ -11,14 +11,17 @@ from small_workflow import CELL, ROOT, run, small_config, write_config
 from tiny_models import write_tiny_model
 
 import bye.cli
+from bye import config as settings
 from bye import devices
 from bye.errors import ByeError
 from bye.stages import STAGES, Stage
 
 JOB = """
 import os, sys
+from bye import config as settings
 from bye import devices
 print(",".join(devices.take(int(sys.argv[1]))), os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+assert devices.take(1) == []  # as a process of its own would, which shares them
 sys.stdin.read()
 """
 
@@ -103,6 +106,13 @@ def test_no_gpu_for_a_job_stops_the_run_before_its_first_job(tmp_path, monkeypat
     )
     assert process.returncode != 0 and told in process.stdout.splitlines() and "Traceback" not in process.stdout
     assert not (tmp_path / "results/data").exists()
+
+
+def test_more_gpus_than_the_run_may_use():
+    settings.check_gpus("big", wanted=2, present=4, limit=2)
+    told = "models.big.resources.gpu asks for 4 for each job, and this run may use 2; raise gpu=2 of --resources or"
+    with pytest.raises(ByeError, match=told):
+        settings.check_gpus("big", wanted=4, present=4, limit=2)
 
 
 # ---- memory of a GPU -------------------------------------------------------------------------------------------------
