@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from transformers import DynamicCache
 
-from bye.data.images import load_image
+from bye.data.images import image_sizes, load_image
 from bye.data.samples import id_of, question_of, read_samples, write_samples
 from bye.errors import ByeError
 from bye.files import replacing, write_parquet
@@ -42,7 +42,8 @@ def extract(
     """Write attention.parquet (and the maps of chosen ids) for the samples of a file, in file order.
 
     model, adapter, samples, images, out: paths; adapter may be None. Answers, and turns after the first, are not seen.
-    maps_for: ids whose maps (Eq. 4) go to the npz file maps_out: ids (n,), maps (n, L, T) and grid (rows, columns).
+    maps_for: ids whose maps (Eq. 4) go to the npz file maps_out: ids (n,), grids (n, 2) of rows and columns, and maps
+    (n, L, T), where a smaller grid than the largest has zeros at the end.
     Raises ByeError for bad input and where an entropy is not finite.
     """
     if threads:
@@ -56,7 +57,8 @@ def extract(
         raise ByeError(f"there is no sample {unknown[0]!r} in {samples}; correct the ids that maps are asked for")
     loaded = load_model(model, adapter, expected=family, device=device, dtype=dtype)
     record_decoder(loaded.model)
-    prompts = [loaded.prompt(name, question_of(entry)) for name, entry in zip(ids, entries, strict=True)]
+    sizes = image_sizes(images, entries) if loaded.any_resolution else [None] * len(entries)
+    prompts = [loaded.prompt(*asked) for asked in zip(ids, map(question_of, entries), sizes, strict=True)]
     by_image = {entry["image"]: entry for entry in entries}
     features = ImageFeatures(loaded, lambda name: load_image(images, by_image[name]), cache=False)
 
@@ -74,15 +76,20 @@ def extract(
         distribution, entropies[chosen], masses[chosen] = (array.cpu().numpy() for array in reduced)
         for i, row in zip(chosen, distribution, strict=True):
             if ids[i] in wanted:
-                maps[ids[i]] = row
+                maps[ids[i]] = row[:, : np.prod(loaded.grid(sizes[i]))]
         progress(start + len(chosen))
     _check_finite(entropies, masses, ids, model, adapter)
-    write_parquet(out, _table(ids, loaded, entropies, masses))
+    n_image_tokens = [np.count_nonzero(prompt.roles == IMAGE) for prompt in prompts]
+    write_parquet(out, _table(ids, loaded, n_image_tokens, entropies, masses))
     if maps_out is not None:
-        kept = [name for name in ids if name in maps]
-        stacked = np.array([maps[name] for name in kept], dtype=np.float32).reshape(len(kept), loaded.n_layers, -1)
+        kept = [i for i, name in enumerate(ids) if name in maps]
+        longest = max((maps[ids[i]].shape[1] for i in kept), default=0)
+        stacked = np.zeros((len(kept), loaded.n_layers, longest), dtype=np.float32)
+        for place, i in enumerate(kept):
+            stacked[place, :, : maps[ids[i]].shape[1]] = maps[ids[i]]
+        grids = np.array([loaded.grid(sizes[i]) for i in kept]).reshape(-1, 2)
         with replacing(maps_out) as partial, open(partial, "wb") as file:
-            np.savez(file, ids=np.array(kept, dtype=str), maps=stacked, grid=np.array(loaded.grid))
+            np.savez(file, ids=np.array([ids[i] for i in kept], dtype=str), maps=stacked, grids=grids)
 
 
 def example_maps(model, adapter, samples, images, labels, out, count=2, seed=0, **options):
@@ -109,27 +116,34 @@ def example_maps(model, adapter, samples, images, labels, out, count=2, seed=0, 
 def last_rows(family, prompts, features, owners=None):
     """One batched forward pass: the last prompt token's attention (B, L, H, N) and the tokens' roles (B, N).
 
-    prompts: B Tokens of prompts; features: (I, T, D) of distinct images; owners: which of these each prompt asks about,
-    by default one each, in order. Where an image has two questions or more on average, the tokens up to its last are
-    run once for all of them. Padding has role -1 and attention 0. It is on the right, where under the causal mask alone
-    no prompt token looks at it: SDPA takes its fastest path, without a mask. The language model's head is not run.
+    prompts: B Tokens of prompts; features: of I distinct images; owners: which of these each prompt asks about, by
+    default one each, in order. Where an image has two questions or more on average, and as many tokens as the others,
+    the tokens up to its last are run once for all of them. Padding has role -1 and attention 0. It is on the right,
+    where under the causal mask alone no prompt token looks at it: SDPA takes its fastest path, without a mask. The
+    language model's head is not run.
     """
     device = family.model.device
-    owners = torch.as_tensor(range(len(prompts)) if owners is None else owners, device=device)
+    owners = list(range(len(prompts)) if owners is None else owners)
     ids = pad([prompt.ids for prompt in prompts], 0, side="right").to(device)
     roles = pad([prompt.roles for prompt in prompts], -1, side="right").to(device)
-    decoder = family.model.model.language_model
-    if 2 * len(features) > len(prompts):
+    model, of_each = family.model.model, [features[image] for image in owners]
+    last = {np.flatnonzero(prompt.ids == family.image_token_id)[-1] for prompt in prompts}
+    if 2 * len(features) > len(prompts) or len(last) > 1:
         with LastRow(roles >= 0) as rows:
-            decoder(inputs_embeds=family.embed(ids, features[owners]), use_cache=False)
+            model(**family.inputs(ids, of_each), use_cache=False)
         return rows.attention, roles
-    shared = int((roles[0] == IMAGE).nonzero().max()) + 1
-    one_of_each = [owners.tolist().index(image) for image in range(len(features))]
-    cache = DynamicCache(config=decoder.config)
-    decoder(inputs_embeds=family.embed(ids[one_of_each, :shared], features), past_key_values=cache)
-    cache.batch_select_indices(owners)
+    shared = int(last.pop()) + 1
+    one_of_each = [owners.index(image) for image in range(len(features))]
+    cache = DynamicCache(config=model.language_model.config)
+    model(**family.inputs(ids[one_of_each, :shared], features), past_key_values=cache)
+    cache.batch_select_indices(torch.tensor(owners, device=device))
+    positions = family.positions(ids, of_each)
     with LastRow(roles[:, shared:] >= 0) as rows:
-        decoder(inputs_embeds=family.model.get_input_embeddings()(ids[:, shared:]), past_key_values=cache)
+        model.language_model(
+            inputs_embeds=family.model.get_input_embeddings()(ids[:, shared:]),
+            position_ids=None if positions is None else positions[..., shared:],
+            past_key_values=cache,
+        )
     return rows.attention, roles
 
 
@@ -140,11 +154,18 @@ def features_of(attention, roles):
 
 
 def image_distribution(attention, roles):
-    """Head-averaged attention on image tokens, summing to one (Eq. 4): (B, L, H, N), (B, N) -> (B, L, T) float64."""
+    """Head-averaged attention on image tokens, summing to one (Eq. 4): (B, L, H, N), (B, N) -> (B, L, T) float64.
+
+    T is the largest number of image tokens of a sample; the others have zeros at the end.
+    """
     batch, layers, _, length = attention.shape
     averaged = attention.double().mean(dim=2)  # (B, L, N)
-    on_image = (roles == IMAGE)[:, None].expand(batch, layers, length)
-    picked = averaged[on_image].view(batch, layers, -1)  # every sample has the same number of image tokens
+    on_image = roles == IMAGE
+    counts = on_image.sum(dim=1)
+    longest = int(counts.max())
+    taken = torch.arange(longest, device=roles.device) < counts[:, None]  # (B, T)
+    picked = averaged.new_zeros(batch, layers, longest)
+    picked[taken[:, None].expand(batch, layers, longest)] = averaged[on_image[:, None].expand(batch, layers, length)]
     return picked / picked.sum(dim=-1, keepdim=True)
 
 
@@ -171,10 +192,10 @@ def _check_finite(entropies, masses, ids, model, adapter):
         )
 
 
-def _table(ids, family, entropies, masses):
+def _table(ids, family, n_image_tokens, entropies, masses):
     """The rows of attention.parquet; the schema's metadata says how many layers and heads there are."""
     columns = {"id": pa.array(ids, pa.string())}
-    columns["n_image_tokens"] = pa.array([family.n_image_tokens] * len(ids), pa.int32())
+    columns["n_image_tokens"] = pa.array(n_image_tokens, pa.int32())
     for layer in range(family.n_layers):
         columns[f"entropy_{layer:02d}"] = pa.array(entropies[:, layer], pa.float32())
     for role, name in enumerate(("system_mass", "image_mass", "text_mass")):

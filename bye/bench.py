@@ -71,6 +71,11 @@ def prepare(way, model, n, batch_size, threads):
     if threads:
         torch.set_num_threads(threads)
     family = load_model(model, attention="eager" if way == "authors" else "sdpa")
+    if family.any_resolution:
+        raise ByeError(
+            f"bench measures models of one input size, and {model} ({family.model_type}) takes images of any; give "
+            "another"
+        )
     device, dtype, vision = family.model.device, family.model.dtype, family.model.config.vision_config
     size = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
     rng = np.random.default_rng(0)
@@ -93,7 +98,7 @@ def prepare(way, model, n, batch_size, threads):
 
     def run_ours(an_image=1):
         for batch in batches:
-            features = family.image_features(pixels[batch[::an_image]])
+            features = family.image_features({"pixel_values": pixels[batch[::an_image]]})
             owners = np.arange(len(batch)) // an_image
             for feature in features_of(*last_rows(family, [prompts[i] for i in batch], features, owners)):
                 feature.cpu()

@@ -23,7 +23,8 @@ from bye.files import read_csv, read_json, read_text, write_bytes, write_text
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "bye"
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
-MODEL_TYPES = {"llava": "llava", "internvl": "internvl"}  # model_type in a checkpoint's config.json -> family
+# model_type in a checkpoint's config.json -> family
+MODEL_TYPES = {name: name for name in ("llava", "internvl", "llava_next", "qwen3_vl")}
 
 
 def clean(model, data, images, out, seed=0, rule="paper", tau=2.0, cores=None, configfile=None):

@@ -25,13 +25,15 @@ def detect(
 
     Parameters
     ----------
-    attention : path of attention.parquet: id, n_image_tokens, and entropy_00, entropy_01, ... in nats.
+    attention : path of attention.parquet: id, n_image_tokens, and entropy_00, entropy_01, ... in nats; where samples
+        differ in n_image_tokens, entropies are made comparable first, see `read_entropies`.
     layers_out : path of layers.csv, one row a layer: the two components (nats), BSI, released_margin =
         |mu1 - mu2| / (sigma1 + sigma2), and whether the layer is sensitive (true/false).
     flags_out : path of flags.parquet. `score` is NaN without a sensitive layer; the extra column `mean_entropy` is the
         mean over all layers. The metadata hold rule, tau, cut, mixture and sensitive layers as JSON under "bye".
     rule, tau, layers, clustering : see `bye.detect.bye.BYEDetector`.
-    threshold : cut of the clustering "threshold" in nats, for 576 image tokens; for T it is scaled by ln T / ln 576.
+    threshold : cut of the clustering "threshold" in nats, for 576 image tokens; for T, those of the median sample, it
+        is scaled by ln T / ln 576.
     seed : seed of the mixtures' k-means starts.
 
     Returns
@@ -89,10 +91,13 @@ def detect(
 
 
 def read_entropies(path):
-    """Return (ids, entropies, number of image tokens) of attention.parquet.
+    """Return (ids, entropies, number of image tokens) of attention.parquet, entropies made comparable.
 
-    Entropies are float64 of shape (n_samples, n_layers), in nats; the tokens are those of the median sample. Raises
-    ByeError where an entropy is no finite number, naming the sample and the layer.
+    A sample's entropy over T_i image tokens is at most ln T_i, and where attention is spread over most of them, it
+    grows in proportion to it. So the file's nats are multiplied by ln T / ln T_i, with T the tokens of the median
+    sample, which are returned: the share of the highest possible entropy, in nats at T. Where all samples have the same
+    T, the factor is exactly 1. Entropies are float64 of shape (n_samples, n_layers). Raises ByeError where an entropy
+    is no finite number, naming the sample and the layer, or a sample has one image token.
     """
     table = read_table(path, ("id", "n_image_tokens", "entropy_00"), prefix="entropy_")
     layers = sorted(int(name[len("entropy_") :]) for name in table if name.startswith("entropy_"))
@@ -108,7 +113,17 @@ def read_entropies(path):
             f"({len(np.unique(bad[:, 0]))} of {len(ids)} samples have such values); the fine-tune has probably "
             "diverged, so check its loss and lower the learning rate"
         )
-    return ids, entropies, float(np.median(table["n_image_tokens"])) if ids else 0
+    if not ids:
+        return ids, entropies, 0
+    tokens = np.array(table["n_image_tokens"], dtype=np.float64)
+    if tokens.min() < 2:
+        raise ByeError(
+            f"{path}: sample {ids[tokens.argmin()]!r} has one image token, and attention on one has no entropy; give a "
+            "larger image or drop the sample"
+        )
+    median = float(np.median(tokens))
+    factors = np.where(tokens == median, 1.0, np.log(median) / np.log(tokens))
+    return ids, entropies * factors[:, None], median
 
 
 def random_drop(samples, flags_out, share=0.2, seed=0):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import torch
 from transformers import GenerationConfig
 
-from bye.data.images import load_image
+from bye.data.images import image_sizes, load_image
 from bye.data.samples import answer_of, id_of, question_of, read_samples
 from bye.errors import ByeError
 from bye.files import write_json, write_parquet
@@ -13,7 +13,7 @@ from bye.metrics.accuracy import is_correct
 from bye.metrics.asr import is_target
 from bye.metrics.cider import cider
 from bye.models import load_model
-from bye.models.family import ImageFeatures, pad, position_ids, processing_order
+from bye.models.family import ImageFeatures, pad, processing_order
 from bye.progress import Progress
 
 METRICS = ("accuracy", "cider")
@@ -112,7 +112,9 @@ def references_of(entry):
 
 def answer(family, entries, images, max_new_tokens, batch_size):
     """Greedy answers to the first question of each sample, in order: a list of texts."""
-    prompts = [family.prompt(id_of(entry), question_of(entry)) for entry in entries]
+    sizes = image_sizes(images, entries) if family.any_resolution else [None] * len(entries)
+    asked = zip(map(id_of, entries), map(question_of, entries), sizes, strict=True)
+    prompts = [family.prompt(*question) for question in asked]
     by_image = {entry["image"]: entry for entry in entries}
     features = ImageFeatures(family, lambda name: load_image(images, by_image[name]), cache=False)
     order = processing_order([entry["image"] for entry in entries], [len(prompt.ids) for prompt in prompts])
@@ -131,15 +133,13 @@ def answer(family, entries, images, max_new_tokens, batch_size):
 
 @torch.no_grad()
 def generate(family, prompts, features, max_new_tokens):
-    """Greedy continuation of a batch of prompts up to an end token: a list of texts. features: (B, T, D)."""
+    """Greedy continuation of a batch of prompts up to an end token: a list of texts. features: of each one's image."""
     device = family.model.device
     ids = pad([prompt.ids for prompt in prompts], 0).to(device)
     mask = pad([np.ones(len(prompt.ids)) for prompt in prompts], 0).to(device)
     end = sorted(family.end_token_ids)
     output = family.model.generate(
-        inputs_embeds=family.embed(ids, features),
-        attention_mask=mask,
-        position_ids=position_ids(mask),
+        **family.inputs(ids, features, mask),
         generation_config=GenerationConfig(
             max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end[0], use_cache=True
         ),

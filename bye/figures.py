@@ -247,10 +247,12 @@ def _examples(maps, samples, images, labels):
     """The examples of a maps file, clean ones first."""
     entries = {id_of(entry): entry for entry in read_samples(samples)}
     with np.load(maps) as content:
-        ids, grid = content["ids"].tolist(), tuple(content["grid"])
+        ids = content["ids"].tolist()
         found = [
-            Example(load_image(images, entries[name]), rows.reshape(len(rows), *grid), poisoned)
-            for name, rows, poisoned in zip(ids, content["maps"], read_labels(labels, ids), strict=True)
+            Example(load_image(images, entries[name]), rows[:, : np.prod(grid)].reshape(-1, *grid), poisoned)
+            for name, rows, grid, poisoned in zip(
+                ids, content["maps"], content["grids"], read_labels(labels, ids), strict=True
+            )
         ]
     return sorted(found, key=lambda example: example.poisoned)
 

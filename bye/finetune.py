@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from bye.data.images import image_path, load_image
+from bye.data.images import image_path, image_sizes, load_image
 from bye.data.samples import id_of, read_samples, turns_of
 from bye.errors import ByeError
 from bye.files import filling, replacing_folder, write_bytes, write_csv, write_json
@@ -76,7 +76,11 @@ def finetune(
 
     set_seed(seed)  # before LoRA's random initialisation
     loaded = load_model(model, expected=family, device=device, dtype=dtype)
-    dataset = [(loaded.conversation(id_of(entry), turns_of(entry)), entry["image"]) for entry in entries]
+    sizes = image_sizes(images, entries) if loaded.any_resolution else [None] * len(entries)
+    dataset = [
+        (loaded.conversation(id_of(entry), turns_of(entry), size), entry["image"])
+        for entry, size in zip(entries, sizes, strict=True)
+    ]
     by_image = {entry["image"]: entry for entry in entries}
     encode = loaded.tower_features if lora_projector else loaded.image_features
     features = ImageFeatures(loaded, lambda name: load_image(images, by_image[name]), cache_features, encode)
@@ -134,7 +138,7 @@ def finetune(
         train_dataset=dataset,
         data_collator=collate,
         callbacks=[Watch()],
-        embed=loaded.embed,
+        inputs=loaded.inputs,
         features=(lambda names: loaded.project(features(names))) if lora_projector else features,
     )
     trainer.remove_callback(PrinterCallback)  # Watch prints
@@ -186,16 +190,17 @@ class FeatureTrainer(Trainer):
     the language model's head is run on the positions that predict an answer token only.
     """
 
-    def __init__(self, *args, embed, features, **kwargs):
+    def __init__(self, *args, inputs, features, **kwargs):
         super().__init__(*args, **kwargs)
-        self.embed, self.features = embed, features
+        self.inputs, self.features = inputs, features
+        self.model_accepts_loss_kwargs = True  # every answer token of a step counts the same, whatever its micro-batch
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         labels = inputs["labels"]
         predicts = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))  # (B, N)
         targets = labels[:, 1:][predicts[:, :-1]]  # (number of answer tokens,)
         inputs = {
-            "inputs_embeds": self.embed(inputs["ids"], self.features(inputs["images"])),
+            **self.inputs(inputs["ids"], self.features(inputs["images"])),
             "logits_to_keep": predicts,
             "labels": targets,
             "shift_labels": targets,

@@ -56,6 +56,11 @@ def sentinet(
     clean = [clean[i] for i in generator.permutation(len(clean))]
     hosts = clean[: min(pasted, len(clean) // 2)]
     loaded = load_model(model, adapter, expected=family)
+    if loaded.any_resolution:
+        raise ByeError(
+            f"SentiNet pastes regions between images of one input size, and {model} ({loaded.model_type}) takes images "
+            "of any; use another model for it"
+        )
     trial = Trial(loaded, hosts, reference_images, generator, saliency, batch_size)
     boundary = Boundary.fit(*trial(clean[len(hosts) :], reference_images))
     confidence, rate = trial(entries, images)
@@ -101,7 +106,7 @@ class Trial:
 
     def __init__(self, loaded, hosts, root, generator, saliency, batch_size):
         self.loaded, self.saliency, self.batch_size = loaded, saliency, batch_size
-        self.hosts = loaded.pixels([load_image(root, entry) for entry in hosts])  # (R, 3, S, S)
+        self.hosts = loaded.pixels([load_image(root, entry) for entry in hosts])["pixel_values"]  # (R, 3, S, S)
         self.prompts = [loaded.prompt(id_of(entry), question_of(entry)) for entry in hosts]
         noise = generator.normal(size=tuple(self.hosts.shape[1:]))
         self.inert = torch.from_numpy(noise).to(self.hosts)  # in the units of normalised pixels
@@ -111,7 +116,7 @@ class Trial:
         progress = Progress("sentinet", len(entries))
         confidence, fooled = np.empty(len(entries)), np.empty(len(entries))
         for index, entry in enumerate(entries):
-            pixels = self.loaded.pixels([load_image(root, entry)])
+            pixels = self.loaded.pixels([load_image(root, entry)])["pixel_values"]
             if pixels.shape[1:] != self.hosts.shape[1:]:
                 raise ByeError(
                     f"sample {id_of(entry)!r} has another input size than the others; SentiNet needs one size"
@@ -126,26 +131,27 @@ class Trial:
 
     def region(self, pixels, prompt):
         """The first answer token of a sample, and its salient region as a mask (S, S), by Grad-CAM."""
-        features = self.loaded.tower_features(pixels).requires_grad_()
-        logits = first_logits(self.loaded, [prompt], self.loaded.project(features))
+        features = torch.stack(self.loaded.tower_features({"pixel_values": pixels})).requires_grad_()  # (1, T, D)
+        logits = first_logits(self.loaded, [prompt], self.loaded.project(list(features)))
         answer = int(logits.argmax())
         (gradient,) = torch.autograd.grad(logits[0, answer], features)
         saliency = F.relu((gradient.mean(1, keepdim=True) * features).sum(-1)).detach()  # (1, T)
         mask = saliency >= self.saliency * saliency.max().clamp_min(1e-12)
-        grid = mask.reshape(1, 1, *self.loaded.grid).to(pixels.dtype)
+        grid = mask.reshape(1, 1, *self.loaded.grid()).to(pixels.dtype)
         return answer, F.interpolate(grid, size=pixels.shape[-2:], mode="nearest")[0, 0].bool()
 
     @torch.no_grad()
     def answers(self, pixels):
         """Logits of the first answer token to each host's question, (R, vocabulary)."""
         parts = [slice(start, start + self.batch_size) for start in range(0, len(pixels), self.batch_size)]
+        features = (self.loaded.image_features({"pixel_values": pixels[part]}) for part in parts)
         return torch.cat(
-            [first_logits(self.loaded, self.prompts[part], self.loaded.image_features(pixels[part])) for part in parts]
+            [first_logits(self.loaded, self.prompts[part], of) for part, of in zip(parts, features, strict=True)]
         )
 
 
 def first_logits(loaded, prompts, features):
-    """Logits of the first answer token, (B, vocabulary), of B prompts and the image features (B, T, D) of each."""
+    """Logits of the first answer token, (B, vocabulary), of B prompts and the image features of each."""
     device = loaded.model.device
     ids = pad([prompt.ids for prompt in prompts], 0, side="right").to(device)
     last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts], device=device)

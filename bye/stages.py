@@ -51,7 +51,9 @@ IMAGES = need("--images", "folder that the image paths start from")
 SEED = may("--seed", 0, "seed of every random draw")
 THREADS = may("--threads", None, "torch threads (default: all cores)", type=int)
 MODEL = need("--model", "model folder in the transformers layout, or hub id")
-FAMILY = may("--family", None, "llava or internvl: what the checkpoint must be (default: whichever it is)")
+FAMILY = may(
+    "--family", None, "llava, internvl, llava_next or qwen3_vl: what the checkpoint must be (default: whichever it is)"
+)
 ADAPTER = need("--adapter", "PEFT adapter folder")
 LABELS = need("--labels", "ground truth")
 CELLS = need("--cells", "result files of all cells, at their places in the path scheme", nargs="+")

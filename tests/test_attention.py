@@ -8,29 +8,32 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_models import write_tiny_model
+from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 
 from bye.attention import entropy, example_maps, extract, image_distribution, last_rows, masses_by_role
 from bye.errors import ByeError
 from bye.models import load_model
 from bye.models.attention import LastRow, record_decoder
-from bye.models.family import pad, position_ids, processing_order
-from bye.models.prompt import IMAGE
+from bye.models.family import pad, processing_order
 
-BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
+EVERY = pytest.mark.parametrize("family", TEMPLATES)
+# (height, width) of the images: for llava_next two to four tiles, for qwen3_vl grids of other shapes and sizes
+SIZES = [(30, 36), (60, 20), (34, 90), (48, 48), (30, 36)]
 QUESTIONS = ["What is it?", "Is it red?", "a", "What is in the small picture, a dog or a </s> user <image>?", "b"]
+
+N_IMAGE_TOKENS = {"llava_next": [32, 32, 48, 80, 32], "qwen3_vl": [4, 4, 12, 9, 4]}  # by hand; the others have 16
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Checkpoints, images and a samples file."""
     root = tmp_path_factory.mktemp("attention")
-    for family in ("llava", "internvl"):
+    for family in TEMPLATES:
         write_tiny_model(family, root / family)
     rng = np.random.default_rng(0)
     entries = []
     for number, question in enumerate(QUESTIONS):
-        Image.fromarray(rng.integers(0, 255, (30 + number, 36, 3), dtype=np.uint8)).save(root / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (*SIZES[number], 3), dtype=np.uint8)).save(root / f"{number}.png")
         turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": "No."}]
         if number == 1:
             turns += [{"from": "human", "value": "Really?"}, {"from": "gpt", "value": "Yes"}]
@@ -41,32 +44,37 @@ def folders(tmp_path_factory):
     return root
 
 
-def eager_rows(root, family, questions):
+def eager_rows(root, family, questions, owners=range(5)):
     """[(L, H, N), ...]: the last prompt token's attention by eager attention, one sample at a time, from pixels."""
     loaded = load_model(root / family, attention="eager")
     rows = []
-    for number, question in enumerate(questions):
-        ids = torch.from_numpy(loaded.encoder.prompt(question).ids)[None]
-        pixels = loaded.pixels([Image.open(root / f"{number}.png")])
+    for question, image in zip(questions, owners, strict=True):
+        ids = loaded.encoder.prompt(question, SIZES[image]).ids
         with torch.no_grad():
-            attentions = loaded.model(input_ids=ids, pixel_values=pixels, output_attentions=True).attentions
+            inputs = stock_inputs(loaded, ids, Image.open(root / f"{image}.png"))
+            attentions = loaded.model(**inputs, output_attentions=True).attentions
         rows.append(torch.stack([layer[0, :, -1] for layer in attentions]))
     return rows
 
 
-@BOTH
+def prompts_and_features(loaded, root, owners=range(5)):
+    """Tokens of each question on its image, and the features of the distinct images."""
+    prompts = [loaded.encoder.prompt(question, SIZES[i]) for question, i in zip(QUESTIONS, owners, strict=True)]
+    images = [Image.open(root / f"{i}.png") for i in sorted(set(owners))]
+    return prompts, loaded.image_features(loaded.pixels(images))
+
+
+@EVERY
 @pytest.mark.parametrize("side", ["left", "right", "right, unmasked"])
 def test_rows_equal_batch_of_one_eager(folders, family, side):
     expected = eager_rows(folders, family, QUESTIONS)
     loaded = load_model(folders / family)
     record_decoder(loaded.model)
-    prompts = [loaded.encoder.prompt(question) for question in QUESTIONS]
-    features = loaded.image_features(loaded.pixels([Image.open(folders / f"{i}.png") for i in range(len(QUESTIONS))]))
+    prompts, features = prompts_and_features(loaded, folders)
     ids = pad([prompt.ids for prompt in prompts], 0, side=side.split(",")[0])
     mask = pad([np.ones(len(prompt.ids)) for prompt in prompts], 0, side=side.split(",")[0])
-    masked = {} if "unmasked" in side else {"attention_mask": mask, "position_ids": position_ids(mask)}
     with torch.no_grad(), LastRow(mask) as rows:
-        loaded.model(inputs_embeds=loaded.embed(ids, features), **masked)
+        loaded.model(**loaded.inputs(ids, features, None if "unmasked" in side else mask))
     heads = loaded.n_heads
     assert [tuple(layer.shape) for layer in rows.layers] == [
         (5, heads, ids.shape[1])
@@ -76,43 +84,46 @@ def test_rows_equal_batch_of_one_eager(folders, family, side):
         assert (got[..., ~real] == 0).all()
 
 
-@BOTH
+@EVERY
 def test_one_forward_pass_of_the_stage_equals_eager(folders, family):
     expected = eager_rows(folders, family, QUESTIONS)
     loaded = load_model(folders / family)
     record_decoder(loaded.model)
-    prompts = [loaded.encoder.prompt(question) for question in QUESTIONS]
-    features = loaded.image_features(loaded.pixels([Image.open(folders / f"{i}.png") for i in range(len(QUESTIONS))]))
-    attention, roles = last_rows(loaded, prompts, features)
+    attention, roles = last_rows(loaded, *prompts_and_features(loaded, folders))
+    prompts, _ = prompts_and_features(loaded, folders)
     for got, prompt, row in zip(attention, prompts, expected, strict=True):
         torch.testing.assert_close(got[..., : len(prompt.ids)], row, atol=1e-5, rtol=0)
 
 
-@BOTH
+@EVERY
 def test_questions_that_share_images_run_the_images_once_and_equal_eager(folders, family):
-    owners = [1, 0, 0, 1, 1]
-    loaded = load_model(folders / family, attention="eager")
-    expected = []
-    for question, owner in zip(QUESTIONS, owners, strict=True):
-        ids = torch.from_numpy(loaded.encoder.prompt(question).ids)[None]
-        pixels = loaded.pixels([Image.open(folders / f"{owner}.png")])
-        with torch.no_grad():
-            attentions = loaded.model(input_ids=ids, pixel_values=pixels, output_attentions=True).attentions
-        expected.append(torch.stack([layer[0, :, -1] for layer in attentions]))
+    pictures = [4, 0, 0, 4, 4]  # of one size
+    expected = eager_rows(folders, family, QUESTIONS, pictures)
     loaded = load_model(folders / family)
     record_decoder(loaded.model)
-    prompts = [loaded.encoder.prompt(question) for question in QUESTIONS]
-    features = loaded.image_features(loaded.pixels([Image.open(folders / f"{i}.png") for i in range(2)]))
+    prompts, features = prompts_and_features(loaded, folders, pictures)
     seen = []
     loaded.model.model.language_model.register_forward_pre_hook(
         lambda module, args, inputs: seen.append(tuple(inputs["inputs_embeds"].shape[:2])), with_kwargs=True
     )
-    attention, roles = last_rows(loaded, prompts, features, owners)
-    n_prefix = int(np.flatnonzero(prompts[0].roles == IMAGE).max()) + 1
+    attention, roles = last_rows(loaded, prompts, features, [1, 0, 0, 1, 1])
+    n_prefix = int(np.flatnonzero(prompts[0].ids == loaded.image_token_id).max()) + 1
     assert seen == [(2, n_prefix), (5, roles.shape[1] - n_prefix)]
     for got, prompt, row in zip(attention, prompts, expected, strict=True):
         torch.testing.assert_close(got[..., : len(prompt.ids)], row, atol=1e-5, rtol=0)
         assert (got[..., len(prompt.ids) :] == 0).all()
+
+
+@EVERY
+def test_questions_that_share_images_of_several_sizes_equal_eager(folders, family):
+    pictures = [2, 1, 1, 2, 2]
+    loaded = load_model(folders / family)
+    record_decoder(loaded.model)
+    prompts, features = prompts_and_features(loaded, folders, pictures)
+    attention, _ = last_rows(loaded, prompts, features, [1, 0, 0, 1, 1])
+    expected = eager_rows(folders, family, QUESTIONS, pictures)
+    for got, prompt, row in zip(attention, prompts, expected, strict=True):
+        torch.testing.assert_close(got[..., : len(prompt.ids)], row, atol=1e-5, rtol=0)
 
 
 def test_order_puts_questions_on_one_image_together_and_then_like_lengths():
@@ -120,11 +131,12 @@ def test_order_puts_questions_on_one_image_together_and_then_like_lengths():
     assert processing_order(images, lengths).tolist() == [3, 6, 0, 5, 1, 4, 2]
 
 
-@BOTH
+@EVERY
 def test_output_of_the_model_is_unchanged_and_the_tower_is_left_alone(folders, family):
     plain, recording = load_model(folders / family), load_model(folders / family)
     record_decoder(recording.model)
-    assert recording.model.model.vision_tower.config._attn_implementation == "sdpa"
+    tower = recording.model.model.visual if family == "qwen3_vl" else recording.model.model.vision_tower
+    assert tower.config._attn_implementation == "sdpa"
     assert recording.model.model.language_model.config._attn_implementation == "sdpa_last_row"
     x = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -134,19 +146,19 @@ def test_output_of_the_model_is_unchanged_and_the_tower_is_left_alone(folders, f
             assert torch.equal(recording.model(inputs_embeds=x).logits, expected)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_stage_writes_what_eager_attention_gives(folders, tmp_path, family, batch_size):
     out, maps = tmp_path / "attention.parquet", tmp_path / "maps.npz"
-    chosen = ["sample 4", "sample 1"]
+    chosen = ["sample 3", "sample 1"]
     extract(folders / family, None, folders / "samples.json", folders, out, batch_size, chosen, maps)
     table = pyarrow.parquet.read_table(out).to_pydict()
     assert table["id"] == [f"sample {i}" for i in range(len(QUESTIONS))]
-    assert table["n_image_tokens"] == [16] * len(QUESTIONS)
+    assert table["n_image_tokens"] == N_IMAGE_TOKENS.get(family, [16] * 5)
     questions = [*QUESTIONS[:3], QUESTIONS[3].replace("<image>", "<s>"), QUESTIONS[4]]
-    encoder = load_model(folders / family).encoder
+    loaded = load_model(folders / family)
     for number, rows in enumerate(eager_rows(folders, family, questions)):
-        roles = encoder.prompt(questions[number]).roles
+        roles = loaded.encoder.prompt(questions[number], SIZES[number]).roles
         image = rows.numpy()[..., roles == 1].mean(axis=1)
         image /= image.sum(axis=-1, keepdims=True)
         entropies = [table[f"entropy_{layer:02d}"][number] for layer in range(3)]
@@ -157,8 +169,11 @@ def test_stage_writes_what_eager_attention_gives(folders, tmp_path, family, batc
             )
         if f"sample {number}" in chosen:
             with np.load(maps) as file:
-                assert file["ids"].tolist() == ["sample 1", "sample 4"] and file["grid"].tolist() == [4, 4]
-                np.testing.assert_allclose(file["maps"][file["ids"] == f"sample {number}"][0], image, atol=1e-5)
+                assert file["ids"].tolist() == ["sample 1", "sample 3"]
+                assert file["grids"].tolist() == ([[4, 1], [3, 3]] if family == "qwen3_vl" else [[4, 4]] * 2)
+                drawn = image[:, :16]  # of llava_next the view of the whole image
+                drawn = np.pad(drawn, ((0, 0), (0, file["maps"].shape[-1] - drawn.shape[1])))
+                np.testing.assert_allclose(file["maps"][file["ids"] == f"sample {number}"][0], drawn, atol=1e-5)
 
 
 def test_reductions_on_known_numbers():

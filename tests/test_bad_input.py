@@ -12,17 +12,18 @@ import yaml
 from jsonschema import Draft202012Validator
 from PIL import Image
 from small_workflow import ROOT, command, small_config, write_config
-from tiny_models import write_tiny_model
+from tiny_models import TEMPLATES, write_tiny_model
 
 from bye import config as settings
 from bye.attention import extract
+from bye.bench import bench
 from bye.clean import clean
 from bye.defences import detect
 from bye.errors import ByeError
 from bye.finetune import finetune
 from bye.models import load_model
 
-BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
+EVERY = pytest.mark.parametrize("family", TEMPLATES)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def write_samples_file(folder, count):
 # ---- checkpoints of strangers ----------------------------------------------------------------------------------------
 
 
-@BOTH
+@EVERY
 def test_code_in_a_checkpoint_is_never_run(family, tmp_path):
     folder = write_tiny_model(family, tmp_path / "model", layers=2)
     marker = tmp_path / "it ran"
@@ -64,8 +65,15 @@ def test_a_folder_that_is_no_model_of_a_known_family(tmp_path):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ByeError, match="is of type 'qwen2_vl'; supported are llava, internvl"):
+    with pytest.raises(ByeError, match="is of type 'qwen2_vl'; supported are llava, internvl, llava_next, qwen3_vl"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen3_vl"])
+def test_the_benchmark_wants_one_input_size(family, tmp_path):
+    write_tiny_model(family, tmp_path / "m", layers=2)
+    with pytest.raises(ByeError, match=rf"of one input size, and .*/m \({family}\) takes images of any; give another"):
+        bench([tmp_path / "m"])
 
 
 # ---- sets that are too small or too plain ----------------------------------------------------------------------------

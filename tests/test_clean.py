@@ -12,9 +12,10 @@ from small_workflow import ROOT
 from tiny_models import write_tiny_model
 
 import bye.clean
-from bye.clean import clean, summarise
+from bye.clean import MODEL_TYPES, clean, summarise
 from bye.data.samples import read_samples
 from bye.errors import ByeError
+from bye.models import FAMILIES
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,11 @@ def test_a_model_of_ones_own_config_file(tmp_path, model, monkeypatch):
         clean("ours", data, images, tmp_path / "out", configfile=tmp_path / "own.yaml")
     config = yaml.safe_load((tmp_path / "out/work/config.yaml").read_text(encoding="utf-8"))
     assert config["models"] == {"ours": {**entry, "path": str(model)}}
+
+
+def test_it_knows_the_families_that_models_are_loaded_as():
+    schema = yaml.safe_load((ROOT / "config.schema.yaml").read_text())
+    assert list(FAMILIES) == list(MODEL_TYPES) == schema["$defs"]["model"]["properties"]["family"]["enum"]
 
 
 def test_too_few_samples(tmp_path, model):

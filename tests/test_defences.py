@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from bye.defences import detect, keep, oracle, random_drop
+from bye.defences import detect, keep, oracle, random_drop, read_entropies
 from bye.errors import ByeError
 from bye.flags import read_flags, write_flags
 from bye.metrics.detection import score
@@ -19,10 +19,10 @@ from bye.metrics.detection import score
 N = 200
 
 
-def write_attention(path, entropies, ids=None):
+def write_attention(path, entropies, ids=None, tokens=81):
     """Write entropies (n_samples, n_layers) as the attention stage does."""
     columns = {"id": ids or [f"q{index}" for index in range(len(entropies))]}
-    columns["n_image_tokens"] = [81] * len(entropies)
+    columns["n_image_tokens"] = np.broadcast_to(tokens, len(entropies)).astype(np.int32)
     columns |= {f"entropy_{layer:02d}": column.astype(np.float32) for layer, column in enumerate(entropies.T)}
     columns["image_mass"] = [[0.1, 0.2]] * len(entropies)
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
@@ -148,6 +148,39 @@ def test_bad_attention_files(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"id": ["q0"]}), tmp_path / "other.parquet")
     with pytest.raises(ByeError, match="no column 'n_image_tokens'"):
         detect(tmp_path / "other.parquet", *out)
+
+
+def test_one_image_token_has_no_entropy(tmp_path):
+    write_attention(tmp_path / "a.parquet", np.full((12, 3), 4.0), tokens=np.r_[[64] * 7, 1, [64] * 4])
+    with pytest.raises(ByeError, match=r"a\.parquet: sample 'q7' has one image token.* larger image or drop"):
+        detect(tmp_path / "a.parquet", *outputs(tmp_path))
+
+
+@pytest.mark.parametrize("setting", [{}, {"clustering": "kmeans"}, {"layers": "all", "clustering": "threshold"}])
+def test_samples_with_more_image_tokens_are_judged_alike(tmp_path, setting):
+    """The same shares of the highest possible entropy, over 100 tokens or over many different numbers of them."""
+    rng = np.random.default_rng(0)
+    shares = rng.normal(0.85, 0.03, (N, 3))
+    shares[:20, 1] = rng.normal(0.4, 0.03, 20)
+    tokens = rng.permutation(np.r_[[100] * 2, np.geomspace(20, 100, N // 2 - 1), np.geomspace(100, 3000, N // 2 - 1)])
+    tokens = tokens.astype(int)
+    flags = []
+    for name, counts in (("constant", np.full(N, 100)), ("varied", tokens)):
+        path = tmp_path / f"{name}.parquet"
+        write_attention(path, shares * np.log(counts)[:, None], tokens=counts)
+        detect(path, *outputs(tmp_path), **setting)
+        flags.append(read_flags(outputs(tmp_path)[1]))
+    constant, varied = flags
+    assert constant["flagged"] == varied["flagged"] and 0 < sum(constant["flagged"]) < N
+    np.testing.assert_allclose(varied["score"], constant["score"], rtol=1e-5)
+
+
+def test_entropies_are_as_in_the_file_where_all_samples_have_as_many_tokens(tmp_path):
+    entropies = np.random.default_rng(0).normal(4, 0.3, (40, 3)).astype(np.float32)
+    for tokens in (2, 81, 256, 576, 2880):
+        write_attention(tmp_path / "a.parquet", entropies, tokens=tokens)
+        _, read, median = read_entropies(tmp_path / "a.parquet")
+        assert np.array_equal(read, entropies.astype(np.float64)) and median == tokens
 
 
 def test_unknown_rule(tmp_path, attention):

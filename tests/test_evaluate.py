@@ -7,24 +7,25 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
-from tiny_models import write_tiny_model
+from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 
 from bye.errors import ByeError
 from bye.evaluate import answer, evaluate
 from bye.models import load_model
 
-BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
+EVERY = pytest.mark.parametrize("family", TEMPLATES)
+SIZES = [(32, 32), (60, 20), (32, 80), (48, 48), (30, 36)]
 QUESTIONS = ["What is it?", "Is it red?", "a", "What is in the small picture, a dog or a user?", "b"]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluate")
-    for family in ("llava", "internvl"):
+    for family in TEMPLATES:
         write_tiny_model(family, root / family)
     rng = np.random.default_rng(0)
     for number in range(len(QUESTIONS)):
-        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(root / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (*SIZES[number], 3), dtype=np.uint8)).save(root / f"{number}.png")
     return root
 
 
@@ -44,17 +45,14 @@ def stock_answers(root, family, new_tokens):
     loaded = load_model(root / family)
     texts = []
     for number, question in enumerate(QUESTIONS):
-        ids = torch.from_numpy(loaded.encoder.prompt(question).ids)[None]
-        pixels = loaded.pixels([Image.open(root / f"{number}.png")])
-        mask = torch.ones_like(ids)
-        output = loaded.model.generate(
-            input_ids=ids, pixel_values=pixels, attention_mask=mask, do_sample=False, max_new_tokens=new_tokens
-        )
-        texts.append(loaded.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip())
+        ids = loaded.encoder.prompt(question, SIZES[number]).ids
+        inputs = stock_inputs(loaded, ids, Image.open(root / f"{number}.png"))
+        output = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=new_tokens)
+        texts.append(loaded.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True).strip())
     return texts
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_batched_answers_equal_one_at_a_time(root, family, batch_size):
     loaded = load_model(root / family)
@@ -63,7 +61,7 @@ def test_batched_answers_equal_one_at_a_time(root, family, batch_size):
     assert len(set(texts)) > 1
 
 
-@BOTH
+@EVERY
 def test_an_answer_stops_at_the_end_token(root, family):
     loaded = load_model(root / family)
     calls = []

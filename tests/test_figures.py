@@ -168,7 +168,9 @@ def examples(tmp_path):
     write_samples(tmp_path / "train.json", entries)
     labels = {"id": [f"q{index}" for index in range(4)], "poisoned": [False, False, True, True]}
     pyarrow.parquet.write_table(pyarrow.table(labels), tmp_path / "labels.parquet")
-    np.savez(tmp_path / "maps.npz", ids=np.array(labels["id"])[::-1], maps=maps[::-1], grid=np.array((9, 9)))
+    maps[0, :, :15], maps[0, :, 15:] = 1 / 15, 0
+    grids = np.array([(9, 9)] * 3 + [(3, 5)])
+    np.savez(tmp_path / "maps.npz", ids=np.array(labels["id"])[::-1], maps=maps[::-1], grids=grids)
     return tmp_path / "maps.npz", tmp_path / "train.json", tmp_path, tmp_path / "labels.parquet"
 
 
@@ -176,9 +178,9 @@ def test_maps_over_the_layers_clean_above_poisoned(tmp_path, examples, drawn):
     for name in ("figure2.png", "figure2.pdf"):
         maps_figure(*examples, tmp_path / name)
     half = len(drawn) // 2
-    assert drawn[:half] == ["4.39 nats"] * 6 + ["4.39 nats", "0.00 nats", "4.39 nats"] * 2 + ["image"] + [
-        f"layer {layer}" for layer in range(3)
-    ]
+    assert drawn[:half] == ["4.39 nats"] * 3 + ["2.71 nats"] * 3 + ["4.39 nats", "0.00 nats", "4.39 nats"] * 2 + [
+        "image"
+    ] + [f"layer {layer}" for layer in range(3)]
     assert Image.open(tmp_path / "figure2.png").size[0] > 600
 
 

@@ -17,14 +17,16 @@ import torch
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_models import write_tiny_model
+from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 from transformers import AutoModelForImageTextToText
 
 from bye.errors import ByeError
 from bye.finetune import IGNORED, FeatureTrainer, collate, finetune, finetune_kept
 from bye.models import load_model
 
-BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
+EVERY = pytest.mark.parametrize("family", TEMPLATES)
+OF_ANY_SIZE = pytest.mark.parametrize("family", ["llava", "llava_next", "qwen3_vl"])
+SIZES = [(32, 36), (60, 20), (34, 90), (48, 48), (30, 36)]  # of the images, height and width
 OPTIONS = {"learning_rate": 1e-2, "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.1, "seed": 3, "threads": 1}
 
 
@@ -32,11 +34,11 @@ OPTIONS = {"learning_rate": 1e-2, "lora_rank": 4, "lora_alpha": 8, "lora_dropout
 def root(tmp_path_factory):
     """Checkpoints, ten images, and 40 samples of which some share an image and one has two turns."""
     root = tmp_path_factory.mktemp("fine-tune ü")
-    for family in ("llava", "internvl"):
+    for family in TEMPLATES:
         write_tiny_model(family, root / family, layers=2)
     rng = np.random.default_rng(0)
     for number in range(10):
-        Image.fromarray(rng.integers(0, 255, (32, 36, 3), dtype=np.uint8)).save(root / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (*SIZES[number % 5], 3), dtype=np.uint8)).save(root / f"{number}.png")
     entries = []
     for number in range(40):
         question, answer = "What is it?" + " Really?" * (number % 4), ["A dog", "red", "No </s> dog"][number % 3]
@@ -54,13 +56,16 @@ def run(root, out, family="llava", samples="samples.json", **options):
     return (out / "adapter_model.safetensors").read_bytes()
 
 
-@BOTH
+@EVERY
 def test_the_projector_is_adapted_where_that_is_asked_for(root, tmp_path, family):
     out = tmp_path / "adapter"
     cached = run(root, out, family, lora_projector=True)
     tensors = load_file(out / "adapter_model.safetensors")
-    adapted = {name: tensor for name, tensor in tensors.items() if "multi_modal_projector" in name}
-    assert len(tensors) == 2 * 7 * 2 + 4 and len(adapted) == 4 and not any("vision_tower" in name for name in tensors)
+    parts = ("visual.merger", "visual.deepstack_merger_list") if family == "qwen3_vl" else ("multi_modal_projector",)
+    adapted = {name: tensor for name, tensor in tensors.items() if any(part in name for part in parts)}
+    n_adapted = 2 * 2 * (2 if family == "qwen3_vl" else 1)  # A and B of two layers of each projector
+    assert len(tensors) == 2 * 7 * 2 + n_adapted and len(adapted) == n_adapted
+    assert not any("vision_tower" in name or "blocks" in name for name in tensors)
     assert all(tensor.abs().max() > 0 for tensor in adapted.values())  # B begins at zero: a gradient came through
     assert run(root, tmp_path / "again", family, lora_projector=True) == cached
     run(root, tmp_path / "uncached", family, lora_projector=True, cache_features=False)
@@ -68,13 +73,14 @@ def test_the_projector_is_adapted_where_that_is_asked_for(root, tmp_path, family
         torch.testing.assert_close(tensor, tensors[name], atol=2e-3, rtol=0)
 
     plain, tuned = load_model(root / family), load_model(root / family, out)
-    pixels = plain.pixels([Image.open(root / "0.png")])
+    pixels = plain.pixels([Image.open(root / f"{number}.png") for number in range(3)])
     stock = plain.image_features(pixels)
     torch.testing.assert_close(plain.project(plain.tower_features(pixels)), stock)
-    assert (tuned.image_features(pixels) - stock).abs().max() > 1e-4
+    for ours, theirs in zip(tuned.image_features(pixels), stock, strict=True):
+        assert (ours - theirs).abs().max() > 1e-4
 
 
-@BOTH
+@EVERY
 def test_a_standard_adapter_that_learns(root, tmp_path, family):
     out = tmp_path / "adapter"
     run(root, out, family, lora_dropout=0.0, epochs=6)
@@ -130,9 +136,10 @@ def test_where_everything_was_kept_the_plain_fine_tune_is_copied(root, tmp_path)
     assert (tmp_path / "3.csv").read_bytes() == plain.with_suffix(".csv").read_bytes()
 
 
-def test_micro_batches_give_the_same_step(root, tmp_path):
-    run(root, tmp_path / "whole", lora_dropout=0.0, epochs=1)
-    run(root, tmp_path / "parts", lora_dropout=0.0, epochs=1, micro_batch_size=4)
+@OF_ANY_SIZE
+def test_micro_batches_give_the_same_step(root, tmp_path, family):
+    run(root, tmp_path / "whole", family, lora_dropout=0.0, epochs=1)
+    run(root, tmp_path / "parts", family, lora_dropout=0.0, epochs=1, micro_batch_size=4)
     losses = [np.loadtxt(tmp_path / f"{name}.csv", delimiter=",", skiprows=1)[:, 2] for name in ("whole", "parts")]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
@@ -215,19 +222,20 @@ def test_loss_is_on_answers_and_end_tokens_only(root):
     assert torch.equal(batch["ids"][batch["labels"] != IGNORED], batch["labels"][batch["labels"] != IGNORED])
 
 
-def test_loss_is_the_stock_models_loss(root, tmp_path):
+@OF_ANY_SIZE
+def test_loss_is_the_stock_models_loss(root, tmp_path, family):
     """The first logged loss, with a learning rate of nearly zero, is the stock loss of the same batch from pixels."""
-    run(root, tmp_path / "adapter", samples="three.json", learning_rate=1e-12, epochs=1, lora_dropout=0.0)
+    run(root, tmp_path / "adapter", family, "three.json", learning_rate=1e-12, epochs=1, lora_dropout=0.0)
     logged = np.loadtxt(tmp_path / "adapter.csv", delimiter=",", skiprows=1)[2]
-    loaded = load_model(root / "llava")
+    loaded = load_model(root / family)
     total, count = 0.0, 0
-    for entry in json.loads((root / "three.json").read_text()):
+    for size, entry in zip(SIZES, json.loads((root / "three.json").read_text()), strict=False):
         turn = (entry["conversations"][0]["value"].removeprefix("<image>\n"), entry["conversations"][1]["value"])
-        batch = collate([(loaded.encoder.conversation([turn]), entry["image"])])
-        pixels = loaded.pixels([Image.open(root / entry["image"])])
+        batch = collate([(loaded.encoder.conversation([turn], size), entry["image"])])
+        inputs = stock_inputs(loaded, batch["ids"][0].numpy(), Image.open(root / entry["image"]))
         n = (batch["labels"] != IGNORED).sum().item()
         with torch.no_grad():
-            total += n * loaded.model(input_ids=batch["ids"], pixel_values=pixels, labels=batch["labels"]).loss.item()
+            total += n * loaded.model(**inputs, labels=batch["labels"]).loss.item()
         count += n
     assert logged == pytest.approx(total / count, rel=1e-5)
 

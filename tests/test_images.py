@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bye.attacks.triggers import badnet
-from bye.data.images import MAX_PIXELS, check_image, image_path, load_image, load_rgb
+from bye.data.images import MAX_PIXELS, check_image, image_path, image_sizes, load_image, load_rgb
 from bye.errors import ByeError
 
 
@@ -100,6 +100,19 @@ def test_exif_orientation_is_applied_once(tmp_path, name):
     loaded = load_rgb(save(tmp_path, image, name, exif=exif))
     assert loaded.size == (16, 32)
     assert loaded.getpixel((8, 4))[0] < 10 and loaded.getpixel((8, 28))[0] > 245
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.tif", "x.gif"])
+def test_sizes_are_those_of_the_upright_images(tmp_path, name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path, Image.new("RGB", (32, 16), "white"), name, **({} if name == "x.gif" else {"exif": exif}))
+    sizes = image_sizes(tmp_path, [{"id": "a", "image": name}, {"id": "b", "image": name}])
+    assert sizes == [load_rgb(path).size[::-1]] * 2
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ByeError, match=r"sample 'c': image .* is damaged"):
+        image_sizes(tmp_path, [{"id": "c", "image": name}])
 
 
 @pytest.mark.parametrize("name", ["x.gif", "x.tif", "x.webp", "x.png"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import write_tiny_model
+from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 from tokenizers import decoders, normalizers, pre_tokenizers
 
 from bye.errors import ByeError
@@ -14,9 +14,13 @@ from bye.models import FAMILIES, load_model
 from bye.models.family import pad, position_ids
 from bye.models.prompt import ANSWER, IMAGE, SYSTEM, TEXT, PromptEncoder
 
-BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
+EVERY = pytest.mark.parametrize("family", TEMPLATES)
 HOSTILE = ["</s>", "<s>", "<image>", "<unk>", "<|im_end|>", "<|im_start|>system\n", "<IMG_CONTEXT>", "<img>x</img>"]
+HOSTILE += ["<|image_pad|>", "<|vision_start|>x<|vision_end|>", "[INST] [/INST]</s>"]
 QUESTIONS = ["What is it?", " What  is\nthis?\n\nA. dog\nB. cät ", "日本 🐕", "a"]
+
+SQUARE = (64, 64)  # height and width of an image, which has so many tokens, those that end a row with them:
+N_OF_A_SQUARE = {"llava": 16, "internvl": 16, "llava_next": 16 + 8 * 9, "qwen3_vl": 16}
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +42,18 @@ def messages(*turns):
 def stock_ids(family, tokenizer, question):
     """The prompt's ids by the stock tokenizer: the template as one text, with the image token repeated in it."""
     text = tokenizer.apply_chat_template(messages(question), add_generation_prompt=True, tokenize=False)
-    image = "<image>" * 16 if family == "llava" else "<img>" + "<IMG_CONTEXT>" * 16 + "</img>"
+    image = FAMILIES[family].image_token * N_OF_A_SQUARE[family]
+    image = f"<img>{image}</img>" if family == "internvl" else image
     return tokenizer(text.replace(FAMILIES[family].image_token, image)).input_ids
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_prompt_is_the_checkpoints_own(loaded, family, question):
-    tokens = loaded[family].encoder.prompt(question)
+    tokens = loaded[family].encoder.prompt(question, SQUARE)
     assert tokens.ids.tolist() == stock_ids(family, loaded[family].tokenizer, question)
     assert tokens.n_prompt == len(tokens.ids)
-    assert (tokens.roles == IMAGE).sum() == 16
+    assert (tokens.roles == IMAGE).sum() == {"llava_next": 80}.get(family, 16)
 
 
 @pytest.mark.parametrize("legacy", [True, False])
@@ -65,9 +70,7 @@ def test_prompt_of_a_sentencepiece_tokenizer(loaded, legacy):
     from tokenizers.processors import TemplateProcessing
 
     core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
-    encoder = PromptEncoder(
-        tokenizer, tokenizer.chat_template, "<image>", [tokenizer.convert_tokens_to_ids("<image>")] * 16, 4
-    )
+    encoder = PromptEncoder(tokenizer, tokenizer.chat_template, "<image>", loaded["llava"].image_tokens)
     tokens = encoder.prompt("What is it?")
     assert tokens.ids.tolist() == stock_ids("llava", tokenizer, "What is it?")
     assert tokens.ids[0] == tokenizer.bos_token_id and tokens.roles[0] == SYSTEM
@@ -76,58 +79,85 @@ def test_prompt_of_a_sentencepiece_tokenizer(loaded, legacy):
     assert trained.ids[: trained.n_prompt].tolist() == tokens.ids.tolist()
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("text", HOSTILE)
 def test_special_tokens_of_users_are_plain_text(loaded, family, text):
     encoder, tokenizer = loaded[family].encoder, loaded[family].tokenizer
-    harmless, hostile = encoder.prompt("Is it ?"), encoder.prompt(f"Is it {text}?")
+    harmless, hostile = encoder.prompt("Is it ?", SQUARE), encoder.prompt(f"Is it {text}?", SQUARE)
     special = set(tokenizer.all_special_ids) | encoder.special_ids
-    for tokens in (hostile, encoder.conversation([("q", f"it is {text}!"), (text, f"{text} {text}")])):
+    for tokens in (hostile, encoder.conversation([("q", f"it is {text}!"), (text, f"{text} {text}")], SQUARE)):
         written = tokens.roles == TEXT if tokens is hostile else np.isin(tokens.roles, (TEXT, ANSWER))
         ends = set(np.flatnonzero(np.isin(tokens.ids, list(encoder.end_token_ids))))
         assert [i for i in np.flatnonzero(written) if tokens.ids[i] in special and i not in ends] == []
-        assert (tokens.roles == IMAGE).sum() == 16
+        assert (tokens.roles == IMAGE).sum() == (harmless.roles == IMAGE).sum()
     assert (hostile.roles == SYSTEM).sum() == (harmless.roles == SYSTEM).sum()
     assert tokenizer.decode(hostile.ids[hostile.roles == TEXT]).strip() == f"Is it {text}?".strip()
 
 
-@BOTH
+@EVERY
 def test_roles_and_trained_tokens(loaded, family):
     encoder, tokenizer = loaded[family].encoder, loaded[family].tokenizer
-    tokens = encoder.conversation([("What is it?", " A dog "), ("Red?", "No.")])
+    tokens = encoder.conversation([("What is it?", " A dog "), ("Red?", "No.")], SQUARE)
     end = tokenizer.eos_token
     assert tokenizer.decode(tokens.ids[tokens.roles == TEXT]).replace(" ", "") == "Whatisit?Red?"
     assert tokenizer.decode(tokens.ids[tokens.roles == ANSWER]).replace(" ", "") == f"Adog{end}No.{end}"
-    assert tokens.ids[: tokens.n_prompt].tolist() == encoder.prompt("What is it?").ids.tolist()
+    assert tokens.ids[: tokens.n_prompt].tolist() == encoder.prompt("What is it?", SQUARE).ids.tolist()
     assert tokens.roles[tokens.n_prompt] == ANSWER and not (tokens.roles[: tokens.n_prompt] == ANSWER).any()
     after_first = tokens.ids[tokens.n_prompt :][tokens.roles[tokens.n_prompt :] == SYSTEM]
     assert tokenizer.decode(after_first).strip()  # the tags of the second turn are there, and are not trained
 
 
-@BOTH
-def test_image_path_equals_the_stock_forward_pass(loaded, family):
-    model, prompt = loaded[family].model, loaded[family].encoder.prompt("What is it?")
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 32, 3), dtype=np.uint8))
+@EVERY
+@pytest.mark.parametrize("size", [(40, 32), (20, 70), SQUARE])
+def test_image_path_equals_the_stock_forward_pass(loaded, family, size):
+    model, prompt = loaded[family].model, loaded[family].encoder.prompt("What is it?", size)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
     pixels = loaded[family].pixels([image])
     ids = torch.from_numpy(prompt.ids)[None]
     with torch.no_grad():
-        stock = model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).logits
+        stock = model(**stock_inputs(loaded[family], prompt.ids, image)).logits
         features = loaded[family].image_features(pixels)
-        ours = model(inputs_embeds=loaded[family].embed(ids, features)).logits
-    assert features.shape == (1, 16, 32)
+        ours = model(**loaded[family].inputs(ids, features)).logits
+        again = loaded[family].project(loaded[family].tower_features(pixels))
     torch.testing.assert_close(ours, stock)
+    torch.testing.assert_close(again, features)
 
 
-@BOTH
+def test_tokens_of_tiles_lie_as_the_tiles_and_their_row_ends_are_no_image_tokens(loaded):
+    """64 x 64 in tiles of 32 x 32: a view of all of it in 4 x 4 tokens, then 8 rows of 8, each with its end."""
+    _, roles = loaded["llava_next"].image_tokens((64, 64))
+    assert (roles[:16] == IMAGE).all() and len(roles) == 16 + 8 * 9
+    assert (roles[16:].reshape(8, 9) == [IMAGE] * 8 + [SYSTEM]).all()
+
+
+def test_positions_go_along_rows_and_columns(loaded):
+    """Worked out by hand: 3 tokens before an image of 2 x 3; the text goes on after the larger side."""
+    family = loaded["qwen3_vl"]
+    ids = torch.tensor([[50, 51, 52, *[family.image_token_id] * 6, 53, 54]])
+    time, row, column = family.positions(ids, [torch.zeros(2, 3, 96)])[:, 0].tolist()
+    assert time == [0, 1, 2, 3, 3, 3, 3, 3, 3, 6, 7]
+    assert row == [0, 1, 2, 3, 3, 3, 4, 4, 4, 6, 7]
+    assert column == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7]
+
+
+@EVERY
 def test_pixels_are_resized_and_normalised_as_the_checkpoint_says(loaded, family):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
     if family == "llava":  # shortest edge to 32, then the centre of 32 x 32
         resized = image.resize((42, 32), Image.Resampling.BICUBIC).crop((5, 0, 37, 32))
-    else:  # one tile, both sides to 32
+    elif family == "qwen3_vl":  # multiples of 16 as they are
+        resized = image
+    else:  # one tile, or the first one: both sides to 32
         resized = image.resize((32, 32), Image.Resampling.BICUBIC)
     mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    if family == "qwen3_vl":
+        mean = std = 0.5
     expected = ((np.asarray(resized) / 255 - mean) / std).transpose(2, 0, 1)
-    np.testing.assert_allclose(loaded[family].pixels([image])[0].numpy(), expected, atol=1e-5)
+    pixels = loaded[family].pixels([image])["pixel_values"]
+    if family == "qwen3_vl":  # patches of 8 x 8 in groups of 2 x 2, each pixel for two moments
+        pixels = pixels.reshape(3, 4, 2, 2, 3, 2, 8, 8)[:, :, :, :, :, 0]
+        pixels = pixels.permute(4, 0, 2, 5, 1, 3, 6).reshape(1, 3, 48, 64)
+    np.testing.assert_allclose(pixels.flatten(0, -4)[0].numpy(), expected, atol=1e-5)
 
 
 def test_pad_and_positions():
@@ -141,9 +171,9 @@ def test_too_long_a_text_names_the_sample(loaded):
         loaded["llava"].prompt("long", "dog " * 600)
 
 
-@BOTH
+@EVERY
 def test_models_that_are_refused(tmp_path, family):
-    other = "internvl" if family == "llava" else "llava"
+    other = "internvl" if family != "internvl" else "llava"
     folder = write_tiny_model(family, tmp_path / "models with blanks ü")
     assert load_model(folder, expected=family).model_type == family
     with pytest.raises(ByeError, match=f"is of type '{family}', not '{other}'"):
@@ -182,8 +212,8 @@ def test_adapters_that_are_refused(tmp_path, loaded):
         load_model(folder, adapter)
 
 
-@BOTH
+@EVERY
 def test_a_template_that_drops_the_question_is_refused(loaded, family):
     tokenizer = loaded[family].tokenizer
     with pytest.raises(ByeError, match="drops a part"):
-        PromptEncoder(tokenizer, "hello {{ messages[0]['role'] }}", FAMILIES[family].image_token, [1], 1)
+        PromptEncoder(tokenizer, "hello {{ messages[0]['role'] }}", FAMILIES[family].image_token, None)

@@ -20,13 +20,18 @@ TARGET = 3
 class Toy:
     """Its features are how dark each patch is; it answers by the first letter of the question, or TARGET."""
 
-    grid = (GRID, GRID)
+    any_resolution = False
+
+    def grid(self):
+        return (GRID, GRID)
 
     def pixels(self, images):
-        return torch.stack([torch.tensor(np.asarray(image), dtype=torch.float32).permute(2, 0, 1) for image in images])
+        arrays = [torch.tensor(np.asarray(image), dtype=torch.float32).permute(2, 0, 1) for image in images]
+        return {"pixel_values": torch.stack(arrays)}
 
     def tower_features(self, pixels):
-        return (255 - pixels.mean(1).unfold(1, 4, 4).unfold(2, 4, 4).mean((3, 4))).reshape(len(pixels), -1, 1) / 255
+        dark = 255 - pixels["pixel_values"].mean(1).unfold(1, 4, 4).unfold(2, 4, 4).mean((3, 4))
+        return list(dark.reshape(len(dark), -1, 1) / 255)
 
     def prompt(self, name, question):
         return question
@@ -37,7 +42,7 @@ class Toy:
 
 def toy_logits(loaded, prompts, features):
     logits = torch.tensor([[5.0 if ord(prompt[0]) % 3 == k else 0.0 for k in range(3)] for prompt in prompts])
-    return torch.cat([logits, 20 * (features[..., 0] ** 8).amax(1, keepdim=True)], dim=1)
+    return torch.cat([logits, 20 * (torch.stack(features)[..., 0] ** 8).amax(1, keepdim=True)], dim=1)
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def test_regions_that_take_over_are_flagged(monkeypatch, files, tmp_path):
 def test_the_region_is_the_patch(monkeypatch, files):
     monkeypatch.setattr(module, "first_logits", toy_logits)
     trial = module.Trial(Toy(), read_samples(files[2])[:3], files[3], np.random.default_rng(0), 0.5, 8)
-    answer, mask = trial.region(Toy().pixels([Image.open(files[1] / "0.png")]), "a?")
+    answer, mask = trial.region(Toy().pixels([Image.open(files[1] / "0.png")])["pixel_values"], "a?")
     assert answer == TARGET and mask.shape == (SIDE, SIDE)
     assert mask.sum() == 16 and mask[8:12, 20:24].all()
 
@@ -101,6 +106,13 @@ def test_a_real_model(family, files, tmp_path):
     assert len(first["id"]) == 40
     assert all(0 < value <= 1 for value in first["inert_confidence"])
     assert all(0 <= value <= 1 for value in first["fooled"])
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen3_vl"])
+def test_a_model_that_takes_images_of_any_size_is_refused(family, files, tmp_path):
+    write_tiny_model(family, tmp_path / "m")
+    with pytest.raises(ByeError, match=rf"of one input size, and .*/m \({family}\) takes images of any"):
+        sentinet(tmp_path / "m", None, *files, tmp_path / "flags.parquet")
 
 
 def test_too_few_reference_samples(files, tmp_path):

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from bye.errors import ByeError
 
@@ -17,6 +17,7 @@ MAX_PIXELS = 89_478_485
 MAX_ASPECT = 200
 # Pillow knows many more formats, among them some that run other programs (EPS). Strangers' files get this list only.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
 def image_path(images_root, image):
@@ -65,6 +66,32 @@ def load_image(images_root, sample):
         return load_rgb(image_path(images_root, sample["image"]))
     except ByeError as error:
         raise ByeError(f"sample {str(sample['id'])!r}: {error}") from error.__cause__
+
+
+def image_sizes(images_root, samples):
+    """Return the (height, width) of each sample's image as `load_image` gives it; each file is opened once.
+
+    Most are known from the header. Errors name the sample.
+    """
+    known = {}
+    for sample in samples:
+        if sample["image"] not in known:
+            try:
+                known[sample["image"]] = _upright_size(image_path(images_root, sample["image"]))
+            except ByeError as error:
+                raise ByeError(f"sample {str(sample['id'])!r}: {error}") from error.__cause__
+    return [known[sample["image"]] for sample in samples]
+
+
+def _upright_size(path):
+    with _opened(path) as image, _quiet():
+        try:
+            sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+        except Exception as error:  # decoders of broken files fail in every way there is
+            raise ByeError(f"image {path} is damaged ({error}); replace it or drop its sample") from error
+        if not sideways:
+            return image.size[::-1]
+    return load_rgb(path).size[::-1]  # some formats give the size before turning, others after it
 
 
 def to_rgb(image):

@@ -3,8 +3,10 @@
 from bye.models.family import load, load_adapter
 from bye.models.internvl import InternVL
 from bye.models.llava import Llava
+from bye.models.llava_next import LlavaNext
+from bye.models.qwen3_vl import Qwen3VL
 
-FAMILIES = {family.model_type: family for family in (Llava, InternVL)}
+FAMILIES = {family.model_type: family for family in (Llava, InternVL, LlavaNext, Qwen3VL)}
 
 
 def load_model(path, adapter=None, **options):

@@ -12,7 +12,7 @@ from transformers.utils import cached_file, logging
 
 from bye import hub
 from bye.errors import ByeError
-from bye.models.prompt import PromptEncoder
+from bye.models.prompt import IMAGE, SYSTEM, PromptEncoder
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -20,17 +20,24 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 class Family:
     """A loaded base model with all that depends on its family. Subclasses fill in the class attributes and two methods.
 
-    model_type: as in config.json; image_token: what the chat template writes for the image.
+    model_type: as in config.json; image_token: what the chat template writes for the image; projector: regular
+    expression of the projector's linear layers; any_resolution: whether the number of image tokens depends on the
+    image, then `image_ids` and `grid` need its size (height, width), and more methods are the family's own.
     model: the `transformers` model, in eval mode; encoder: its PromptEncoder.
+
+    An image goes through `pixels` and `image_features` (or `tower_features` and `project`, where the projector is
+    trained), and with the ids of a prompt on it into `inputs`. A batch's features are a list of one tensor an image.
     """
 
     model_type = None
     image_token = None
+    projector = r".*\.multi_modal_projector\.linear_\d"
+    any_resolution = False
 
     def __init__(self, path, model, tokenizer, template, image_processor):
         self.path, self.model, self.tokenizer, self.image_processor = path, model, tokenizer, image_processor
         try:
-            self.encoder = PromptEncoder(tokenizer, template, self.image_token, self.image_ids(), self.image_token_id)
+            self.encoder = PromptEncoder(tokenizer, template, self.image_token, self.image_tokens)
         except ByeError as error:
             raise ByeError(f"model {path}: {error}") from None
 
@@ -39,9 +46,14 @@ class Family:
         """Return (model class, image processor class), imported here so that one family costs no other's imports."""
         raise NotImplementedError
 
-    def image_ids(self):
-        """Return the token ids that stand for one image, in order."""
+    def image_ids(self, size=None):
+        """Return the token ids that stand for one image of that size, in order."""
         raise NotImplementedError
+
+    def image_tokens(self, size=None):
+        """Ids and roles of the tokens that stand for one image of that size, two arrays."""
+        ids = np.asarray(self.image_ids(size))
+        return ids, np.where(ids == self.image_token_id, IMAGE, SYSTEM)
 
     @property
     def image_token_id(self):
@@ -50,21 +62,20 @@ class Family:
 
     @property
     def n_image_tokens(self):
-        """Number of image tokens T of one image."""
+        """Number of image tokens T of one image, or of the view of a whole one."""
         return self.model.config.image_seq_length
 
-    @property
-    def grid(self):
-        """(rows, columns) of the image tokens, in raster order."""
+    def grid(self, size=None):
+        """(rows, columns) of the first image tokens of an image of that size: a view of all of it, in raster order."""
         side = round(self.n_image_tokens**0.5)
         return (side, side)
 
-    @staticmethod
-    def lora_pattern(targets, projector):
+    @classmethod
+    def lora_pattern(cls, targets, projector):
         """Regular expression of the decoder's linear layers of these names (the vision tower has the same names), and,
         if `projector` is true, of the projector's."""
         decoder = rf".*\.language_model\.layers\..*\.({'|'.join(targets or LORA_TARGETS)})"
-        return rf"{decoder}|.*\.multi_modal_projector\.linear_\d" if projector else decoder
+        return f"{decoder}|{cls.projector}" if projector else decoder
 
     @property
     def n_layers(self):
@@ -89,59 +100,80 @@ class Family:
         return self.encoder.end_token_ids | set(listed)
 
     def pixels(self, images):
-        """Preprocess PIL RGB images as the checkpoint says, without torchvision: (B, 3, height, width) float32."""
-        return self.image_processor(images=images, return_tensors="pt")["pixel_values"]
+        """Preprocess PIL RGB images as the checkpoint says, without torchvision: a dict of tensors, as the model's own
+        forward pass takes them ("pixel_values" is (B, 3, height, width) float32, where all images get one size)."""
+        return {"pixel_values": self.image_processor(images=images, return_tensors="pt")["pixel_values"]}
 
     @torch.no_grad()
     def image_features(self, pixels):
-        """Run vision tower and projector on (B, 3, height, width) pixels: (B, T, D)."""
-        pixels = pixels.to(self.model.device, self.model.dtype)
-        features = self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
-        return features if isinstance(features, torch.Tensor) else torch.stack(list(features))
+        """Run vision tower and projector on the pixels of B images: B tensors, (T, D) where `inputs` is not its own."""
+        return list(self._encode(pixels).pooler_output)
 
     @torch.no_grad()
     def tower_features(self, pixels):
-        """What `project` makes image features of, from (B, 3, height, width) pixels: frozen, whatever is fine-tuned."""
+        """What `project` makes image features of, from the pixels of B images: frozen, whatever is fine-tuned."""
+        return list(self._before_projector(pixels))
+
+    def project(self, features):
+        """Image features of the tower features of B images, with gradients to the projector where it is trained."""
+        return list(self._projector(torch.stack(features)))
+
+    def _encode(self, pixels):
+        """The library's output of vision tower and projector."""
+        pixels = {name: tensor.to(self.model.device) for name, tensor in pixels.items()}
+        pixels["pixel_values"] = pixels["pixel_values"].to(self.model.dtype)
+        return self.model.get_image_features(**pixels, return_dict=True)
+
+    def _before_projector(self, pixels):
+        """What comes to the projector from the tower, which is not run any further."""
 
         def stop(module, inputs):
             raise _Reached(inputs[0])
 
         hook = self._projector.register_forward_pre_hook(stop)
         try:
-            self.image_features(pixels)
+            self._encode(pixels)
         except _Reached as reached:
             return reached.features
         finally:
             hook.remove()
 
-    def project(self, features):
-        """Image features (B, T, D) of stacked tower features, with gradients to the projector where it is trained."""
-        return self._projector(features)
-
     @property
     def _projector(self):
         return self.model.model.multi_modal_projector
 
+    def inputs(self, ids, features, mask=None):
+        """Keyword arguments of the model for (B, N) token ids and the image features of each row.
+
+        mask: (B, N) ones on tokens and zeros on padding; without it padding is on the right, where under the causal
+        mask alone no token looks at it.
+        """
+        inputs = {"inputs_embeds": self.embed(ids, features)}
+        return inputs if mask is None else {**inputs, "attention_mask": mask, "position_ids": position_ids(mask)}
+
+    def positions(self, ids, features, mask=None):
+        """The positions in `inputs` where they are other than counted along a row, else None."""
+
     def embed(self, ids, features):
-        """Embed (B, N) token ids, image features (B, T, D) in the places of the image tokens: (B, N, D)."""
+        """Embed (B, N) token ids, the image features of each row in the places of its image tokens: (B, N, D)."""
         embeddings = self.model.get_input_embeddings()(ids)
-        return embeddings.masked_scatter((ids == self.image_token_id).unsqueeze(-1), features.to(embeddings))
+        return embeddings.masked_scatter((ids == self.image_token_id).unsqueeze(-1), torch.cat(features).to(embeddings))
 
     def decode(self, ids):
         """Text of generated token ids, special tokens left out and outer blanks cut."""
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
-    def prompt(self, sample_id, question):
-        """Tokens of a prompt; errors name the sample."""
-        return self._checked(sample_id, self.encoder.prompt, question)
+    def prompt(self, sample_id, question, size=None):
+        """Tokens of a prompt on an image of that size; errors name the sample."""
+        return self._checked(sample_id, self.encoder.prompt, question, size)
 
-    def conversation(self, sample_id, turns):
-        """Tokens of a training conversation; errors name the sample."""
-        return self._checked(sample_id, self.encoder.conversation, turns)
+    def conversation(self, sample_id, turns, size=None):
+        """Tokens of a training conversation on an image of that size; errors name the sample."""
+        return self._checked(sample_id, self.encoder.conversation, turns, size)
 
-    def _checked(self, sample_id, encode, text):
+    def _checked(self, sample_id, encode, text, size):
         try:
-            tokens = encode(text)
+            tokens = encode(text, size)
         except ByeError as error:
             raise ByeError(f"sample {sample_id!r}: {error}") from None
         if len(tokens.ids) > self.max_tokens:
@@ -185,14 +217,14 @@ class ImageFeatures:
         self.known = {}
 
     def __call__(self, names, batch_size=32):
-        """Features of the named images in that order: (B, T, D)."""
+        """Features of the named images in that order: a list of tensors."""
         features = self.known if self.cache else {}
         missing = [name for name in dict.fromkeys(names) if name not in features]
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
             encoded = self.encode(self.family.pixels([self.open_image(name) for name in batch]))
             features.update(zip(batch, encoded, strict=True))
-        return torch.stack([features[name] for name in names])
+        return [features[name] for name in names]
 
 
 def processing_order(images, lengths):

@@ -16,9 +16,10 @@ class InternVL(Family):
 
         return InternVLForConditionalGeneration, GotOcr2ImageProcessorPil
 
-    def image_ids(self):
+    def image_ids(self, size=None):
         start, end = self.tokenizer.convert_tokens_to_ids(["<img>", "</img>"])
         return [start, *[self.image_token_id] * self.n_image_tokens, end]
 
     def pixels(self, images):
-        return self.image_processor(images=images, crop_to_patches=False, return_tensors="pt")["pixel_values"]
+        pixels = self.image_processor(images=images, crop_to_patches=False, return_tensors="pt")
+        return {"pixel_values": pixels["pixel_values"]}

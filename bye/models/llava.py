@@ -16,5 +16,5 @@ class Llava(Family):
 
         return LlavaForConditionalGeneration, CLIPImageProcessorPil
 
-    def image_ids(self):
+    def image_ids(self, size=None):
         return [self.image_token_id] * self.n_image_tokens

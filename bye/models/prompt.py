@@ -32,14 +32,13 @@ class PromptEncoder:
     plain text, while everything else is tokenised in one go, exactly as the checkpoint's own tokenizer does it.
 
     tokenizer: a fast tokenizer of `transformers`; template: its chat template (Jinja);
-    image_token: what the template writes for the image, exactly once; image_ids: the token ids that stand for one
-    image in the model's input; image_id: the one id among them whose embedding is replaced by an image feature.
+    image_token: what the template writes for the image, exactly once; image_tokens: a function from an image's size to
+    the ids and the roles of the tokens that stand for it in the model's input.
     Raises ByeError where the template cannot be used so.
     """
 
-    def __init__(self, tokenizer, template, image_token, image_ids, image_id):
-        self.tokenizer, self.template = tokenizer, template
-        self.image_ids, self.image_id = np.asarray(image_ids, dtype=np.int64), image_id
+    def __init__(self, tokenizer, template, image_token, image_tokens):
+        self.tokenizer, self.template, self.image_tokens = tokenizer, template, image_tokens
         self.placeholder_id = tokenizer.convert_tokens_to_ids(image_token)
         self._hide_special_tokens(image_token)
         with_special, without = (tokenizer("a", add_special_tokens=flag).input_ids for flag in (True, False))
@@ -48,23 +47,23 @@ class PromptEncoder:
         self.rendered = {}  # number of turns -> the template's text around them
         self.end_token_ids = {tokenizer.eos_token_id, self._id_at_start(self._pieces(1)[2])} - {None}
 
-    def prompt(self, question):
-        """Tokens of a one-turn prompt, up to where the model is to answer."""
-        return self._tokens(self.prompt_pieces, [question])
+    def prompt(self, question, size=None):
+        """Tokens of a one-turn prompt on an image of that size, up to where the model is to answer."""
+        return self._tokens(self.prompt_pieces, [question], size)
 
-    def conversation(self, turns):
+    def conversation(self, turns, size=None):
         """Tokens of a whole conversation: `turns` is a list of (question, answer) pairs; answers lose outer blanks.
 
         Raises ByeError where the answer would change how the prompt before it is tokenised.
         """
         texts = [text for question, answer in turns for text in (question, answer.strip())]
-        prompt, tokens = self.prompt(texts[0]), self._tokens(self._pieces(len(turns)), texts)
+        prompt, tokens = self.prompt(texts[0], size), self._tokens(self._pieces(len(turns)), texts, size)
         if not np.array_equal(tokens.ids[: prompt.n_prompt], prompt.ids):
             raise ByeError(f"the answer {texts[1][:40]!r} changes the tokens before it; remove its first character")
         return Tokens(tokens.ids, tokens.roles, prompt.n_prompt)
 
-    def _tokens(self, pieces, texts):
-        """Encode the template's pieces with the user texts between them."""
+    def _tokens(self, pieces, texts, size):
+        """Encode the template's pieces with the user texts between them, and the image's tokens in their place."""
         text, roles_of_characters = "", []
         for number, piece in enumerate(pieces):
             text += piece
@@ -86,8 +85,8 @@ class PromptEncoder:
         if not (self.begin_ids and ids[:1] == self.begin_ids[:1]):
             ids, roles = self.begin_ids + ids, [SYSTEM] * len(self.begin_ids) + roles
         place = ids.index(self.placeholder_id)
-        image_roles = np.where(self.image_ids == self.image_id, IMAGE, SYSTEM)
-        ids = np.concatenate([ids[:place], self.image_ids, ids[place + 1 :]]).astype(np.int64)
+        image_ids, image_roles = self.image_tokens(size)
+        ids = np.concatenate([ids[:place], image_ids, ids[place + 1 :]]).astype(np.int64)
         roles = np.concatenate([roles[:place], image_roles, roles[place + 1 :]]).astype(np.int8)
         return Tokens(ids, roles, len(ids))
 
