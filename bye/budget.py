@@ -91,10 +91,14 @@ class Sizes:
         return samples * (self.forward(tokens) + TOKEN_COST * new_tokens * 2 * self.decoder)
 
 
-def sizes_of(family, pattern, rank):
-    """Sizes of a loaded family, also without weights, with LoRA of a rank on the linear layers that `pattern` names."""
+def sizes_of(family, pattern, rank, image_tokens=0):
+    """Sizes of a loaded family, also without weights, with LoRA of a rank on the linear layers that `pattern` names.
+
+    image_tokens: of one image, for the patches that the tower makes them of.
+    """
     model, text = family.model, family.model.config.text_config
-    vision = model.config.vision_config
+    merged = getattr(model.config.vision_config, "spatial_merge_size", 1)
+    merged = round(merged / getattr(model.config, "downsample_ratio", 1))  # patches in a row that become one token
     decoder = _count(model.model.language_model.layers)
     head = _count(model.model.language_model) - decoder + _count(model.lm_head)
     linear = [each for name, each in model.named_modules() if re.fullmatch(pattern, name)]
@@ -107,19 +111,12 @@ def sizes_of(family, pattern, rank):
         mlp=text.intermediate_size,
         keys=text.hidden_size * text.num_key_value_heads // text.num_attention_heads,
         layers=text.num_hidden_layers,
-        patches=_patches(vision, family.n_image_tokens),
+        patches=image_tokens * merged**2,
     )
 
 
 def _count(module):
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _patches(vision, image_tokens):
-    """Patches that the tower sees of one image: of its size, or four a token where images keep their own size."""
-    size, patch = (getattr(vision, name, None) for name in ("image_size", "patch_size"))
-    size, patch = (each[0] if isinstance(each, list | tuple) else each for each in (size, patch))
-    return (size // patch) ** 2 if size and patch else 4 * image_tokens
 
 
 def _with_margin(amount):

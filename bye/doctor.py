@@ -83,8 +83,8 @@ def doctor(configfile=(), models=(), datasets=()):
         device, seconds = find_device(model["resources"]["gpu"] > 0), {}
         for dataset, (sample, entry) in data.items():
             with report.checking(f"{key} on {dataset}"):
-                tokens = show_prompt(report, f"{key} on {dataset}", family, sample)
-                seconds[dataset] = check_budget(report, key, dataset, model, entry, family, tokens, device)
+                counts = show_prompt(report, f"{key} on {dataset}", family, sample)
+                seconds[dataset] = check_budget(report, key, dataset, model, entry, family, counts, device)
         count_runs(report, key, seconds, *wanted)
     print(f"{report.problems or 'no'} problem{'s' * (report.problems != 1)}")
     return report.problems
@@ -171,8 +171,7 @@ def check_model(report, key, model, root):
         report.ok(
             what,
             f"{path} is of family {model['family']}, with {sizes.parameters / 1e6:,.1f} million parameters in "
-            f"safetensors, {family.n_layers} layers, {family.n_image_tokens} image tokens and a chat template; no code "
-            "of its own is run",
+            f"safetensors, {family.n_layers} layers and a chat template; no code of its own is run",
         )
         rank, millions = options["lora_rank"], sizes.lora / 1e6
         report.ok(what, f"LoRA of rank {rank} on {len(layers)} linear layers, {millions:,.1f} million parameters")
@@ -189,11 +188,11 @@ def adapted_layers(key, family, options):
     return [name for name in names if re.fullmatch(_pattern(family, options), name)]
 
 
-def sizes_with(family, options):
+def sizes_with(family, options, image_tokens=0):
     """Return the Sizes of a family with the LoRA of an entry's fine-tune."""
     from bye.budget import sizes_of
 
-    return sizes_of(family, _pattern(family, options), options["lora_rank"])
+    return sizes_of(family, _pattern(family, options), options["lora_rank"], image_tokens)
 
 
 def _pattern(family, options):
@@ -201,20 +200,21 @@ def _pattern(family, options):
 
 
 def show_prompt(report, what, family, sample):
-    """Print the token spans of a sample, one a line, and return its number of tokens."""
+    """Print the token spans of a sample, one a line, and return its numbers of tokens and of image tokens."""
     tokens = family.conversation(id_of(sample), turns_of(sample))
     report.ok(
         what, f"sample {id_of(sample)!r} has {len(tokens.ids)} tokens; BYE reads the attention of {tokens.n_prompt}"
     )
-    start = 0
-    for role, run in itertools.groupby(tokens.roles):
-        count = len(list(run))
-        ids = tokens.ids[start : start + count]
-        image = ROLES[role] == "image"
-        text = f"{family.tokenizer.decode(ids[:1])} {count} times" if image else _short(family.tokenizer.decode(ids))
-        report.note(f"{start + 1:>5} to {start + count:<5} {ROLES[role]:9} {count:>5}  {text}")
-        start += count
-    return len(tokens.ids)
+    image, start = [place for place, role in enumerate(tokens.roles) if ROLES[role] == "image"], 0
+    spans = ["image" if image[0] <= place <= image[-1] else ROLES[role] for place, role in enumerate(tokens.roles)]
+    for role, run in itertools.groupby(spans):
+        ids = tokens.ids[start : start + len(list(run))]
+        text = _short(family.tokenizer.decode(ids))
+        if role == "image":  # all that stands for it, what parts its rows too
+            text = f"{family.tokenizer.decode(tokens.ids[image[:1]])} {len(image)} times"
+        report.note(f"{start + 1:>5} to {start + len(ids):<5} {role:9} {len(ids):>5}  {text}")
+        start += len(ids)
+    return len(tokens.ids), len(image)
 
 
 def _short(text):
@@ -224,15 +224,16 @@ def _short(text):
 # ---- memory, time and numbers of runs --------------------------------------------------------------------------------
 
 
-def check_budget(report, key, dataset, model, entry, family, tokens, device):
+def check_budget(report, key, dataset, model, entry, family, counts, device):
     """Compare a pair's memory with the device's, print its time, and return the seconds of each of its runs.
 
-    model, entry: of the configuration; tokens: of one sample, which stands for all.
+    model, entry: of the configuration; counts: tokens and image tokens of one sample, which stands for all.
     """
     from bye.budget import EFFICIENCY
 
     what, options, batch = f"{key} on {dataset}", model["finetune"], model["inference_batch_size"]
-    sizes, checkpointing = sizes_with(family, options), options["gradient_checkpointing"]
+    (tokens, image_tokens), checkpointing = counts, options["gradient_checkpointing"]
+    sizes = sizes_with(family, options, image_tokens)
     micro = min(options["micro_batch_size"] or options["batch_size"], options["batch_size"])
     training = sizes.train_bytes(tokens, micro, checkpointing, device.bytes)
     answering = sizes.inference_bytes(tokens + entry["max_new_tokens"], batch, device.bytes)

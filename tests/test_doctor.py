@@ -201,7 +201,7 @@ def test_sizes_are_what_torch_and_peft_count(family, tmp_path):
     folder = write_tiny_model(family, tmp_path / "model", width=64)
     empty, loaded = load_model(folder, weights=False), load_model(folder)
     pattern = loaded.lora_pattern(None, True)
-    sizes = budget.sizes_of(empty, pattern, 4)
+    sizes = budget.sizes_of(empty, pattern, 4, image_tokens=16)
     assert sizes.parameters == sum(each.numel() for each in loaded.model.parameters())
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         loaded.model.model.language_model(inputs_embeds=torch.zeros(1, 40, 64), use_cache=False)
