@@ -26,6 +26,7 @@ EXAMPLE = {  # stands in for a dataset that is not there yet
     ],
 }
 ROLES = ("system", "image", "user text", "answer")  # by the numbers of bye.models.prompt
+EXAMPLE_SIZE = (336, 336)  # height and width of its image, pixels
 SHOWN = 64  # characters of a text
 
 
@@ -81,9 +82,9 @@ def doctor(configfile=(), models=(), datasets=()):
         if family is None:
             continue
         device, seconds = find_device(model["resources"]["gpu"] > 0), {}
-        for dataset, (sample, entry) in data.items():
+        for dataset, (sample, size, entry) in data.items():
             with report.checking(f"{key} on {dataset}"):
-                counts = show_prompt(report, f"{key} on {dataset}", family, sample)
+                counts = show_prompt(report, f"{key} on {dataset}", family, sample, size)
                 seconds[dataset] = check_budget(report, key, dataset, model, entry, family, counts, device)
         count_runs(report, key, seconds, *wanted)
     print(f"{report.problems or 'no'} problem{'s' * (report.problems != 1)}")
@@ -94,8 +95,9 @@ def doctor(configfile=(), models=(), datasets=()):
 
 
 def check_dataset(report, key, config):
-    """Check one dataset entry; return (a sample, EXAMPLE where there is none yet; the entry with its numbers)."""
-    what, entry, sample = f"dataset {key}", config["datasets"][key], EXAMPLE
+    """Check one dataset entry; return (a sample, EXAMPLE where there is none yet; its image's size; the entry with
+    its numbers)."""
+    what, entry, sample, size = f"dataset {key}", config["datasets"][key], EXAMPLE, EXAMPLE_SIZE
     entry = {**entry, "train": entry["train"] or 0, "test": entry["test"] or 0}
     asked = f"{entry['train'] or 'all'} training and {entry['test'] or 'no'} test samples"
     with report.checking(what):
@@ -106,15 +108,15 @@ def check_dataset(report, key, config):
                 raise ByeError(f"{asked} are asked for, and {entry['json']} has {len(samples)}; ask for fewer")
             entry["train"] = entry["train"] or len(samples) - entry["test"]
             report.ok(what, f"{asked}, of {len(samples)} in {entry['json']}")
-            sample = show_sample(report, what, samples[0], entry["images"])
+            sample, size = show_sample(report, what, samples[0], entry["images"])
         elif settings.is_downloaded(entry) and not os.path.isdir(entry["root"]):
             report.ok(what, f"{asked}; the rule fetch downloads it to {entry['root']}")
         elif os.path.isdir(raw := entry["root"] or f"results/data/{key}/raw"):
-            sample = official_sample(report, what, asked, entry, raw, config["seeds"][0])
+            sample, size = official_sample(report, what, asked, entry, raw, config["seeds"][0])
         else:
             report.ok(what, f"{asked}; the rule mini_data generates them, one like them is drawn here")
-            sample = drawn_sample(report, what, entry["format"], config["mini_seed"])
-    return sample, entry
+            sample, size = drawn_sample(report, what, entry["format"], config["mini_seed"])
+    return sample, size, entry
 
 
 def official_sample(report, what, asked, entry, raw, seed):
@@ -140,13 +142,13 @@ def drawn_sample(report, what, form, seed):
 
 
 def show_sample(report, what, sample, images):
-    """Decode a sample's image and print the sample; return it."""
+    """Decode a sample's image and print the sample; return it and the image's (height, width)."""
     image = load_image(images, sample)
     (question, answer), *_ = turns_of(sample)
     report.ok(what, f"sample {id_of(sample)!r} has an image of {image.width} x {image.height} pixels")
     report.note(f"question  {_short(question)}")
     report.note(f"answer    {_short(answer)}")
-    return sample
+    return sample, (image.height, image.width)
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
@@ -199,9 +201,9 @@ def _pattern(family, options):
     return family.lora_pattern(options.get("lora_targets"), options["lora_projector"])
 
 
-def show_prompt(report, what, family, sample):
+def show_prompt(report, what, family, sample, size):
     """Print the token spans of a sample, one a line, and return its numbers of tokens and of image tokens."""
-    tokens = family.conversation(id_of(sample), turns_of(sample))
+    tokens = family.conversation(id_of(sample), turns_of(sample), size)
     report.ok(
         what, f"sample {id_of(sample)!r} has {len(tokens.ids)} tokens; BYE reads the attention of {tokens.n_prompt}"
     )
