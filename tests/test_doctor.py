@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import yaml
+from PIL import Image
 from small_workflow import small_config
 from test_data import dump, flickr30k_root, iconqa_root, rsvqa_root, scienceqa_root  # noqa: F401
 from tiny_models import write_tiny_model
@@ -145,8 +146,6 @@ def test_a_dataset_that_is_there_or_is_too_small(here, capsys, scienceqa_root): 
 
 
 def test_a_file_of_ones_own(here, capsys, tmp_path):
-    from PIL import Image
-
     Image.new("RGB", (9, 7)).save(tmp_path / "x.png")
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "This."}]
     dump(tmp_path / "mine.json", [{"id": number, "image": "x.png", "conversations": turns} for number in range(3)])
@@ -207,7 +206,7 @@ def test_sizes_are_what_torch_and_peft_count(family, tmp_path):
         loaded.model.model.language_model(inputs_embeds=torch.zeros(1, 40, 64), use_cache=False)
     assert sizes.forward(40, image=False) == pytest.approx(counted.get_total_flops(), rel=0.1)
     with FlopCounterMode(display=False) as counted:
-        loaded.image_features(torch.zeros(1, 3, 32, 32))
+        loaded.image_features(loaded.pixels([Image.new("RGB", (32, 32))]))
     assert 0.5 < sizes.forward(0) / counted.get_total_flops() < 1.2  # the tower's attention is left out
     adapted = get_peft_model(loaded.model, LoraConfig(r=4, target_modules=pattern))
     assert sizes.lora == adapted.get_nb_trainable_parameters()[0]
