@@ -39,4 +39,4 @@ rule base_models:
         [f"results/base_models/diffusion-mini/{name}" for name in DIFFUSION_FILES],
 
 
-check_requested_targets()
+check_request()

@@ -71,7 +71,7 @@ def find_workflow():
         if (folder / "Snakefile").is_file() and (folder / "rules" / "detect.smk").is_file():
             return folder
     raise ByeError(
-        "bye clean runs the workflow's rules, which an installed package does not contain; "
+        "bye clean and bye doctor need the workflow's files, which an installed package does not contain; "
         "install the package from its clone by `pip install -e .`, or run the command in the clone"
     )
 

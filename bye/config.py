@@ -7,10 +7,44 @@ from pathlib import Path
 import yaml
 
 from bye.errors import ByeError
-from bye.files import read_json
+from bye.files import read_json, read_text
+from bye.hub import NATIVE, find_file
 
 BUILT_IN_ATTACK = "none"  # the untouched set: no trigger, no labels
 OWN_FOLDERS = {"data", "downloads", "labels", "logs", "benchmarks", "base_models"}
+
+
+def read_config(paths):
+    """Return the content of YAML files, each laid over those before as Snakemake does it. Raises ByeError."""
+    from snakemake.utils import update_config
+
+    config = {}
+    for path in paths:
+        try:
+            content = yaml.safe_load(read_text(path))
+        except yaml.YAMLError as error:
+            raise ByeError(f"{path} is not valid YAML ({' '.join(str(error).split())}); mend the file there") from None
+        if not isinstance(content, dict):
+            raise ByeError(f"{path} has no sections; write it like config.yaml")
+        update_config(config, content)
+    return config
+
+
+def check_schema(config, schema):
+    """Validate a configuration against the schema file and fill in the schema's defaults. Raises ByeError."""
+    from jsonschema import ValidationError
+    from snakemake.exceptions import WorkflowError
+    from snakemake.utils import validate
+
+    try:
+        validate(config, str(schema))
+    except WorkflowError as error:
+        problem = error.__context__
+        if not isinstance(problem, ValidationError):
+            raise
+        if not restore_type(config, problem):
+            raise ByeError(describe_schema_error(problem)) from None
+        check_schema(config, schema)
 
 
 def restore_type(config, error):
@@ -78,9 +112,23 @@ def check_references(config):
             raise ByeError(f"config key datasets.{key}.json needs datasets.{key}.root, the folder of the download")
         if dataset.get("json") and not os.path.isfile(dataset["json"]):
             raise ByeError(f"config key datasets.{key}.json: there is no file {dataset['json']}")
-        for name in ("images", "root"):
-            if dataset.get(name) and not is_downloaded(dataset) and not os.path.isdir(dataset[name]):
-                raise ByeError(f"config key datasets.{key}.{name}: there is no folder {dataset[name]}")
+        if dataset.get("images") and not os.path.isdir(dataset["images"]):
+            raise ByeError(f"config key datasets.{key}.images: there is no folder {dataset['images']}")
+
+
+def check_root(key, dataset):
+    """Raise ByeError unless the folder that datasets.KEY.root names is there with all that the format's loader reads.
+
+    A folder that a rule downloads or generates may still be missing.
+    """
+    root = dataset.get("root")
+    if root is None or is_downloaded(dataset) and not os.path.isdir(root):
+        return
+    from bye.data.prepare import check_folder
+
+    if not os.path.isdir(root):
+        raise ByeError(f"config key datasets.{key}.root: there is no folder {root}")
+    check_folder(dataset["format"], root, dataset.get("json"))
 
 
 def check_known(key, config, section, asked_by):
@@ -146,10 +194,46 @@ def check_family(key, family, path):
     file = Path(path) / "config.json"
     if not file.is_file():
         return
+    check_model_type(key, family, file)
+
+
+def check_hub(key, name, family=None, file="config.json"):
+    """Raise ByeError unless `name` is a folder (or a rule's output), or the hub or its cache has it, of this family.
+
+    key: the config key that names the model; file: what tells a model, fetched from the hub (some kilobytes).
+    """
+    if os.path.isdir(name) or name.startswith("results/base_models/"):
+        return
+    found = find_file(f"config key {key}: {name}", name, file)
+    if family is not None:
+        check_model_type(key.split(".")[1], family, found)
+
+
+def check_model_type(key, family, file):
+    """Raise ByeError unless a checkpoint's config.json, the `file`, is of the family that models.KEY.family states."""
     content = read_json(file)
-    found = content.get("model_type") if isinstance(content, dict) else None
+    content = content if isinstance(content, dict) else {}
+    found = content.get("model_type")
     if found != family:
+        hint = f"; {NATIVE}" if "auto_map" in content else ""
         raise ByeError(
             f"config key models.{key}.family is {family!r}, but {file} is of model_type {found!r}; correct the family "
-            "or the path"
+            f"or the path{hint}"
+        )
+
+
+def check_gpus(key, wanted, present, limit=None):
+    """Raise ByeError where a job of models.KEY wants more GPUs than this machine has, or than Snakemake may give it.
+
+    limit: of `snakemake --resources gpu=`, None without it; a job that asks for more would get fewer, and not know.
+    """
+    asks = f"config key models.{key}.resources.gpu asks for {wanted} for each job"
+    if wanted > present:
+        raise ByeError(
+            f"{asks}, and this machine has {present or 'no'} GPU{'s' * (present > 1)}; run on one that has (--profile "
+            "profiles/gpu), submit to a cluster (--profile profiles/slurm), or lower it"
+        )
+    if limit is not None and wanted > limit:
+        raise ByeError(
+            f"{asks}, and this run may use {limit}; raise gpu={limit} of --resources or the profile, or lower it"
         )

@@ -4,6 +4,7 @@ Imports stand inside the functions, so that a stage loads only what it needs (a 
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -700,3 +701,16 @@ def clean(**options):
     from bye.clean import clean
 
     clean(**options)
+
+
+@stage(
+    "doctor",
+    may("--configfile", (), "YAML files laid over config.yaml, as by snakemake --configfile", nargs="+", type=str),
+    may("--models", (), "keys of the models to look at (default: all)", nargs="+", type=str),
+    may("--datasets", (), "keys of the datasets to look at (default: all)", nargs="+", type=str),
+)
+def doctor(**options):
+    """Check models, datasets, prompts, memory and time of a configuration, before hours are spent."""
+    from bye.doctor import doctor
+
+    sys.exit(1 if doctor(**options) else 0)

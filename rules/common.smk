@@ -5,13 +5,10 @@ import re
 import shlex
 import sys
 
-from jsonschema import ValidationError
 from snakemake.cli import get_argument_parser
-from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
 
 from bye import config as settings
-from bye import processes
+from bye import devices, processes
 from bye.errors import ByeError
 
 MODEL_FILES = ["config.json", "model.safetensors"]
@@ -31,15 +28,7 @@ def stop(message):
 def check_config():
     """Validate the configuration against the schema and against itself; fill in the schema's defaults."""
     try:
-        validate(config, "../config.schema.yaml")
-    except WorkflowError as error:
-        problem = error.__context__
-        if not isinstance(problem, ValidationError):
-            raise
-        if not settings.restore_type(config, problem):
-            stop(settings.describe_schema_error(problem))
-        return check_config()
-    try:
+        settings.check_schema(config, f"{workflow.basedir}/config.schema.yaml")
         settings.check_references(config)
         for key, model in config["models"].items():
             model["path"] = settings.find_model(f"models.{key}.path", model["path"], workflow.basedir)
@@ -63,6 +52,38 @@ if workflow.is_main_process:
             stop(error)
 processes.announce_parent()
 shell.prefix(processes.job_prefix(workflow.basedir))
+
+
+def check_jobs():
+    """Stop before the first job where some would fail hours later: no GPU, no such model, a dataset folder half there.
+
+    Only what the jobs of this run need is looked at. Where jobs run on this machine, they take its GPUs in turn.
+    """
+    jobs = list(workflow.dag.needrun_jobs())
+    computing = [job for job in jobs if "gpu" in job.rule.resources]
+    try:
+        for key in sorted({job.wildcards.dataset for job in jobs if job.rule.name == "prepare"}):
+            settings.check_root(key, config["datasets"][key])
+        for key in sorted({job.wildcards.model for job in computing if hasattr(job.wildcards, "model")}):
+            model = config["models"][key]
+            settings.check_hub(f"models.{key}.path", model["path"], model["family"])
+        for key in sorted({job.wildcards.defence for job in computing if not hasattr(job.wildcards, "model")}):
+            settings.check_hub(
+                f"defences.{key}.diffusion", config["defences"][key]["diffusion"], file=DIFFUSION_FILES[0]
+            )
+        if workflow.local_exec:
+            present, limit = len(devices.announce()), workflow.global_resources.get("gpu")
+            limit = getattr(limit, "value", limit)
+            for key in {job.wildcards.model for job in computing if hasattr(job.wildcards, "model")}:
+                wanted = config["models"][key]["resources"]["gpu"]
+                settings.check_gpus(key, wanted, present, limit)
+    except ByeError as error:
+        stop(error)
+
+
+onstart:
+    check_jobs()
+
 
 # ---- names -----------------------------------------------------------------------------------------------------------
 
@@ -110,6 +131,11 @@ def model_runtime(wildcards):
 
 def model_gpu(wildcards):
     return config["models"][wildcards.model]["resources"]["gpu"]
+
+
+def purifier_gpu(wildcards):
+    """Return 1 where any model of the configuration runs on a GPU, else 0."""
+    return min(1, max(model["resources"]["gpu"] for model in config["models"].values()))
 
 
 # ---- inputs ----------------------------------------------------------------------------------------------------------
@@ -343,8 +369,7 @@ def detect_options(wildcards):
 
 
 def sentinet_options(wildcards):
-    family = config["models"][wildcards.model]["family"]
-    return f"{as_options({'family': family})} {detect_options(wildcards)}"
+    return f"{attention_options(wildcards)} {detect_options(wildcards)}"
 
 
 def evaluate_options(wildcards):
@@ -418,10 +443,16 @@ def table8_benchmarks():
 # ---- requested files -------------------------------------------------------------------------------------------------
 
 
-def check_requested_targets():
-    """Stop with one sentence at a requested file under results/ that cannot be made."""
-    targets = get_argument_parser().parse_known_args(sys.argv[1:])[0].targets
-    for target in map(os.path.normpath, targets):
+def check_request():
+    """Stop with one sentence at a requested file under results/ that cannot be made; let a dry run tell what is missing."""
+    arguments = get_argument_parser().parse_known_args(sys.argv[1:])[0]
+    if arguments.dryrun and workflow.is_main_process:
+        for key, dataset in config["datasets"].items():
+            try:
+                settings.check_root(key, dataset)
+            except ByeError as error:
+                print(f"bye: warning: {error}", file=sys.stderr)
+    for target in map(os.path.normpath, arguments.targets):
         if not target.startswith("results/") or os.path.exists(target):
             continue
         try:

@@ -23,7 +23,7 @@ rule attention:
         images=training_images,
         options=attention_options,
     shell:
-        "python -m bye attention --model {params.model:q} --adapter {input.adapter:q} --samples {input.samples:q}"
+        "python -m bye --gpus {resources.gpu} attention --model {params.model:q} --adapter {input.adapter:q} --samples {input.samples:q}"
         " --images {params.images:q} {params.options} --threads {resources.torch_threads}"
         " --out {output:q} > {log:q} 2>&1"
 
@@ -84,7 +84,7 @@ rule sentinet:
         reference_images=image_root,
         options=sentinet_options,
     shell:
-        "python -m bye sentinet --model {params.model:q} --adapter {input.adapter:q} --samples {input.samples:q}"
+        "python -m bye --gpus {resources.gpu} sentinet --model {params.model:q} --adapter {input.adapter:q} --samples {input.samples:q}"
         " --images {params.images:q} --reference {input.reference:q} --reference-images {params.reference_images:q}"
         " {params.options} --seed {wildcards.seed} --threads {resources.torch_threads}"
         " --flags {output:q} > {log:q} 2>&1"

@@ -27,7 +27,7 @@ rule evaluate:
         images=test_images,
         options=evaluate_options,
     shell:
-        "python -m bye evaluate --model {params.model:q} --adapter {input.adapter:q}"
+        "python -m bye --gpus {resources.gpu} evaluate --model {params.model:q} --adapter {input.adapter:q}"
         " --clean {input.clean:q} --clean-images {params.images:q} {params.options}"
         " --threads {resources.torch_threads} --predictions {output.predictions:q} --out {output.eval:q} > {log:q} 2>&1"
 
@@ -54,12 +54,13 @@ rule purify_test:
     resources:
         mem_mb=4000,
         runtime=240,
+        gpu=purifier_gpu,
         torch_threads=1,
     params:
         images=image_root,
         options=detect_options,
     shell:
-        "python -m bye purify --samples {input.samples:q} --images {params.images:q} {params.options}"
+        "python -m bye --gpus {resources.gpu} purify --samples {input.samples:q} --images {params.images:q} {params.options}"
         " --seed {wildcards.seed} --threads {resources.torch_threads}"
         " --out-samples {output.samples:q} --out-images {output.images:q} > {log:q} 2>&1"
 

@@ -115,7 +115,7 @@ rule attention_maps:
         images=training_images,
         family=lambda wildcards: config["models"][wildcards.model]["family"],
     shell:
-        "python -m bye attention-maps --model {params.model:q} --family {params.family} --adapter {input.adapter:q}"
+        "python -m bye --gpus {resources.gpu} attention-maps --model {params.model:q} --family {params.family} --adapter {input.adapter:q}"
         " --samples {input.samples:q} --images {params.images:q} --labels {input.labels:q} --seed {wildcards.seed}"
         " --threads {resources.torch_threads} --out {output:q} > {log:q} 2>&1"
 

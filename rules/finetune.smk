@@ -32,7 +32,7 @@ rule finetune:
             {name: getattr(input, name) for name in ("plain_samples", "plain_adapter", "plain_log")}
         ),
     shell:
-        "python -m bye finetune --model {params.model:q} --samples {input.samples:q} --images {params.images:q}"
+        "python -m bye --gpus {resources.gpu} finetune --model {params.model:q} --samples {input.samples:q} --images {params.images:q}"
         " {params.options} {params.plain} --seed {wildcards.seed} --threads {resources.torch_threads}"
         " --out {output.adapter:q} --log {output.loss:q} > {log:q} 2>&1"
 

@@ -18,6 +18,7 @@ from tiny_models import write_tiny_model
 
 from bye import config as settings
 from bye import processes
+from bye.budget import cells
 from bye.errors import ByeError
 
 TABLES = ["results/table1.csv", "results/table2.csv"]
@@ -77,6 +78,8 @@ def complaint(config):
     try:
         validate(config, str(ROOT / "config.schema.yaml"))
         settings.check_references(config)
+        for key, entry in config["datasets"].items():
+            settings.check_root(key, entry)
         for key, entry in config["models"].items():
             settings.check_family(key, entry["family"], settings.find_model(f"models.{key}.path", entry["path"], ROOT))
     except WorkflowError as error:
@@ -268,6 +271,33 @@ def test_every_stage_with_a_model_is_told_its_family(plan):
     assert len(jobs) == TABLE_CELLS * (1 + 3 + 1 + 5) + others + evaluated_plain
 
 
+def test_every_stage_with_a_model_is_told_how_many_gpus_to_take(plan):
+    stages = {"finetune", "finetune_vanilla", "attention", "sentinet", "evaluate", "attention_maps"}
+    stages |= {"purify_test", "purify_triggered"}
+    assert {job["rule"] for job in plan if "python -m bye --gpus 0 " in job["shell"]} == stages
+
+
+def test_the_number_of_runs_is_that_of_the_plan(plan):
+    config = settings.read_config([ROOT / "config.yaml"])
+    plain, further, answered = cells({**config, "seeds": [0, 1]})
+    rules = [job["rule"] for job in plan]
+    wanted = [rules.count(rule) for rule in ("finetune_vanilla", "finetune", "evaluate")]
+    assert [len(plain), len(further), len(answered)] == wanted
+
+
+def test_the_papers_scale_is_planned_without_its_data_and_as_the_docs_say(tmp_path):
+    paper = ["--configfile", str(ROOT / "config/paper.yaml"), "--dry-run", "--quiet", "rules"]
+    start = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path)]
+    process = subprocess.run([*start, *paper], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.returncode == 0, process.stdout
+    assert "bye: warning: config key datasets.flickr30k.root: there is no folder data/flickr30k\n" in process.stdout
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", process.stdout, flags=re.MULTILINE))
+    page = (ROOT / "docs/scale.md").read_text()
+    assert f"| all jobs (with a GPU) | {counts['total']} (" in page
+    for stage in ("fetch", "prepare", "attention", "detect", "keep", "finetune", "evaluate"):
+        assert re.search(rf"^\| \**{stage}\**(?: \(.*?\))? \| {counts[stage]}\b", page, flags=re.MULTILINE), stage
+
+
 def test_a_root_among_the_downloads_is_downloaded(tmp_path, model):
     config = small_config(model)
     config["datasets"]["scienceqa"]["root"] = "results/downloads/scienceqa"
@@ -314,6 +344,7 @@ def test_the_conda_environment_mirrors_the_lock():
 HOLD = """
 import sys, time
 from bye import processes
+from bye.budget import cells
 print(processes.release_stale_lock(sys.argv[1]), flush=True)
 time.sleep(60)
 """

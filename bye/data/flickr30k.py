@@ -17,6 +17,14 @@ REFERENCES = 5
 CAPTION_STREAM = 3  # first word of the seed: independent of the draw of the subset
 
 
+def parts(root, json=None):
+    """Return the split file and the image folder that a whole download has below `root`."""
+    source = Path(json) if json else root / "dataset_flickr30k.json"
+    named = [root / name for name in IMAGE_FOLDERS[:-1]]
+    in_root = any(root.glob("*.jpg"))
+    return [source, next((folder for folder in named if folder.is_dir()), root if in_root else named[0])]
+
+
 def load(root, split, seed, json=None):
     """Return the samples of a split ("train", "val", "test"), one an image, image paths relative to `root`.
 

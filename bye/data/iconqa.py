@@ -10,6 +10,15 @@ from bye.data.layout import field, first_folder, multiple_choice, new_sample
 from bye.errors import ByeError
 from bye.files import read_json
 
+TOPS = ("iconqa/", "", "iconqa_data/iconqa/")  # where the splits may lie below the root
+
+
+def parts(root):
+    """Return the folders that a whole download has below `root`."""
+    splits = ("train/choose_txt", "test/choose_txt")
+    top = next((top for top in TOPS for split in splits if (root / top / split).is_dir()), TOPS[0])
+    return [root / top / split for split in splits]
+
 
 def load(root, split, seed):
     """Return the samples of a split ("train", "val" or "test"), image paths relative to `root`; `seed` plays no part.
@@ -17,7 +26,7 @@ def load(root, split, seed):
     The question, the lettered choices and the prompt make the question; the answer is the letter. Order: by id.
     """
     root = Path(root)
-    places = [f"{top}{split}/choose_txt" for top in ("iconqa/", "", "iconqa_data/iconqa/")]
+    places = [f"{top}{split}/choose_txt" for top in TOPS]
     base = root / first_folder(root, places, "questions")
     folders = [entry for entry in base.iterdir() if entry.is_dir()]
     # Ids are numbers without leading zeros: shorter ones first puts them into numerical order.

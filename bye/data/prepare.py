@@ -39,11 +39,31 @@ def prepare(format, root, json, n_train, n_test, seed, out_dir, test_json=None):
     return len(train), len(test)
 
 
+def check_folder(format, root, json=None):
+    """Raise ByeError, naming the first file or folder that is not there, unless `root` holds a whole official download.
+
+    A few looks into folders; no file is read. `json` is as for `prepare`.
+    """
+    for part in LAYOUTS[format].parts(Path(root), **_extra(format, json)):
+        if part.is_dir() and not any(part.iterdir()):
+            raise ByeError(f"dataset folder {root} is half there: {part} is empty; copy it again or download the rest")
+        if not part.exists():
+            raise ByeError(f"dataset folder {root} is half there: {part} is missing; copy it there or download it")
+
+
+def load_split(format, root, split, json, seed):
+    """Return all samples of an official split, "train" or "test", as they stand there, images unchecked."""
+    return LAYOUTS[format].load(root, split, seed, **_extra(format, json))
+
+
+def _extra(format, json):
+    return {"json": json} if format == "flickr30k" else {}
+
+
 def _official(format, root, split, json, count, seed):
     """Return the drawn and checked samples of one official split."""
     what = f"{split} samples of {format} in {root}"
-    extra = {"json": json} if format == "flickr30k" else {}
-    samples = draw(LAYOUTS[format].load(root, split, seed, **extra), count, seed, what)
+    samples = draw(load_split(format, root, split, json, seed), count, seed, what)
     if count != 0:
         validate_samples(samples, what, root, decode=True)
     return samples

@@ -12,13 +12,21 @@ from bye.data.layout import PHRASE_PROMPT, field, new_sample
 from bye.errors import ByeError
 from bye.files import read_json
 
+PARTS = ("questions", "answers", "images")
+
+
+def parts(root):
+    """Return the files and the image folder that a whole download has below `root`."""
+    names = [f"LR_split_{split}_{part}.json" for split in ("train", "test") for part in PARTS]
+    return [root / name for name in [*names, "Images_LR"]]
+
 
 def load(root, split, seed):
     """Return the samples of a split ("train", "val" or "test"), image paths relative to `root`; `seed` plays no part.
 
     Only active questions are taken. Answers stay as they are: counts are numbers, not the ranges of the original paper.
     """
-    questions, answers, images = (_active(Path(root), split, part) for part in ("questions", "answers", "images"))
+    questions, answers, images = (_active(Path(root), split, part) for part in PARTS)
     samples = []
     for name, (question, where) in questions.items():
         image, answer_ids = field(question, "img_id", int, where), field(question, "answers_ids", list, where)

@@ -12,12 +12,18 @@ from bye.errors import ByeError
 from bye.files import read_json
 
 
+def parts(root):
+    """Return the files and folders that a whole download has below `root`."""
+    base = _base(root)
+    return [base / "problems.json", base / "pid_splits.json", base / "images" / "train", base / "images" / "test"]
+
+
 def load(root, split, seed):
     """Return the samples of a split ("train", "val" or "test"), image paths relative to `root`; `seed` plays no part.
 
     The question, its hint as context, the lettered choices and the prompt make the question; the answer is the letter.
     """
-    base = Path(root) if (Path(root) / "problems.json").exists() else Path(root) / "data" / "scienceqa"
+    base = _base(Path(root))
     problems_file, splits_file = base / "problems.json", base / "pid_splits.json"
     problems = read_json(problems_file)
     samples = []
@@ -38,3 +44,9 @@ def load(root, split, seed):
         image = base / "images" / split / str(pid) / field(problem, "image", str, where)
         samples.append(new_sample(str(pid), image.relative_to(root).as_posix(), question, letter))
     return samples
+
+
+def _base(root):
+    """Return the folder of the two JSON files: `root`, or its sub-folder as in the official repository."""
+    flat = any((root / name).exists() for name in ("problems.json", "pid_splits.json"))
+    return root if flat else root / "data" / "scienceqa"

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import cached_file, logging
 
+from bye import hub
 from bye.errors import ByeError
 from bye.models.prompt import IMAGE, SYSTEM, PromptEncoder
 
@@ -237,18 +238,21 @@ def processing_order(images, lengths):
     return np.lexsort((lengths, place))  # by place, and in one place by length
 
 
-def load(families, path, expected=None, attention="sdpa", device="auto", dtype="auto"):
+def load(families, path, expected=None, attention="sdpa", device="auto", dtype="auto", weights=True):
     """Load a base model from a folder or hub id as one of `families` (a dict from model_type to a Family subclass).
 
     expected: the model_type the user stated, or None. attention: of decoder and tower, as in `transformers`.
     device: "auto" is the first CUDA device or the CPU; dtype: "auto" is bfloat16 on CUDA and float32 on the CPU.
+    weights: if false, none are read; the model then has its layers on torch's meta device, which tells sizes and names.
     Weights are read from safetensors only and no code of the checkpoint is run. Raises ByeError for anything else.
     """
-    model_type = _model_type(path)
+    model_type, own_code = _model_type(path)
+    hint = f"; {hub.NATIVE}" if own_code or model_type == "internvl_chat" else ""
     if expected is not None and model_type != expected:
-        raise ByeError(f"model {path} is of type {model_type!r}, not {expected!r}; correct the family or the path")
+        raise ByeError(
+            f"model {path} is of type {model_type!r}, not {expected!r}; correct the family or the path{hint}"
+        )
     if model_type not in families:
-        hint = "; use a checkpoint in the native format of transformers (-hf)" if model_type == "internvl_chat" else ""
         raise ByeError(f"model {path} is of type {model_type!r}; supported are {', '.join(families)}{hint}")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -257,12 +261,24 @@ def load(families, path, expected=None, attention="sdpa", device="auto", dtype="
     device, dtype = choose_device(device, dtype)
     options = {"use_safetensors": True, "trust_remote_code": False, "dtype": dtype, "attn_implementation": attention}
     try:
-        model = model_class.from_pretrained(path, **options).to(device).eval().requires_grad_(False)
+        if weights:
+            model = model_class.from_pretrained(path, **options).to(device)
+        else:
+            with torch.device("meta"):
+                model = model_class(model_class.config_class.from_pretrained(path))
+        model.eval().requires_grad_(False)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         image_processor = processor_class.from_pretrained(path)
+    except torch.OutOfMemoryError:
+        raise ByeError(
+            f"model {path} does not fit into the free memory of the GPU; see what else runs there (nvidia-smi), or "
+            "take one with more memory"
+        ) from None
     except Exception as error:  # a broken folder fails in many ways; all of them mean the same to the user
-        reason = " ".join(str(error).split())
-        raise ByeError(f"model {path} cannot be loaded as {model_type} ({reason[:300]}); replace it") from error
+        reason = " ".join(str(error).split())[:300]
+        if isinstance(error, OSError) and not os.path.isdir(path):
+            raise ByeError(hub.describe(f"model {path}", error)) from error
+        raise ByeError(f"model {path} cannot be loaded as {model_type} ({reason}); replace it") from error
     return family(path, model, tokenizer, _chat_template(path, tokenizer), image_processor)
 
 
@@ -299,7 +315,10 @@ def load_adapter(family, adapter):
 
 
 def _model_type(path):
-    """The model_type in config.json of a folder or hub id, after a check that the weights can be safetensors."""
+    """What config.json of a folder or hub id states: (model_type, whether it names code of its own).
+
+    Raises ByeError also where a folder's weights are not safetensors.
+    """
     if os.path.isdir(path):
         names = os.listdir(path)
         if "config.json" not in names:
@@ -312,11 +331,12 @@ def _model_type(path):
         raise ByeError(f"model {path} is neither a folder nor a hub id (owner/name); check the path")
     try:
         with open(cached_file(path, "config.json"), encoding="utf-8") as file:
-            return json.load(file).get("model_type")
+            content = json.load(file)
+        return content.get("model_type"), "auto_map" in content
     except ValueError as error:
         raise ByeError(f"model {path}: config.json is not valid JSON ({error}); download it again") from None
-    except OSError:
-        raise ByeError(f"model {path} is neither a folder nor found on the hub; check path and network") from None
+    except OSError as error:
+        raise ByeError(hub.describe(f"model {path}", error)) from None
 
 
 def _chat_template(path, tokenizer):

@@ -1,0 +1,167 @@
+"""What runs take, before they are started: how many there are, and their memory and time from a model's sizes alone.
+
+Memory of a fine-tune, in bytes: the weights in their dtype; each LoRA parameter 16 (itself, its gradient and AdamW's
+two moments in float32); and the activations that wait for the backward pass, of `micro` samples of N tokens, where D is
+the decoder's width, F that of its MLP, K the width of all keys and L the number of layers. A layer keeps
+
+    a = 20 D + 4 K + 8 F       bytes a token: two norms (6 D each), query, attention, two residuals (2 D each), key and
+                               value (4 K), and four tensors in the MLP (2 F each), for 2 bytes a number;
+    micro N L a                without gradient checkpointing,
+    micro N (2 D L + a)        with it: each layer's input, and one layer's all.
+
+Memory of inference: weights, the cache of keys and values (4 K L a token) and one layer's activations, of a batch.
+Numbers of 4 bytes double all but LoRA's part. A tenth and one gigabyte are added for the allocator and the libraries.
+
+Time, from floating-point operations: a forward pass is 2 P a token, P the parameters of the decoder's layers, and 2 a
+patch for those of the vision tower; the decoder's attention adds 2 N D L a token. A backward pass to frozen weights
+costs one forward pass more (there are no gradients of the weights), gradient checkpointing another. A generated token
+counts as TOKEN_COST prompt tokens, since memory and not arithmetic bounds it. The device gives EFFICIENCY of its rate
+in a large matrix product.
+"""
+
+import itertools
+import os
+import re
+import time
+from dataclasses import dataclass
+
+import torch
+
+from bye.config import BUILT_IN_ATTACK
+
+EFFICIENCY = 0.4
+TOKEN_COST = 10
+FINE_TUNED = ("random", "bye", "sentinet", "oracle")  # kinds of defences after which a model is fine-tuned again
+# Where no GPU is at hand: name, bytes, bfloat16 operations a second.
+REFERENCE = ("an A100 of 80 GB (no GPU is here)", 80e9, 312e12)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where runs happen: its name, memory in bytes, operations a second in a large matrix product, bytes a number."""
+
+    name: str
+    memory: float
+    rate: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of a model: parameters of all, of the decoder's layers, of what sees the image, and of LoRA; widths D, F
+    and K, layers L, and the patches of one image."""
+
+    parameters: int
+    decoder: int
+    tower: int
+    lora: int
+    width: int
+    mlp: int
+    keys: int
+    layers: int
+    patches: int
+
+    def train_bytes(self, tokens, micro, checkpointing, number):
+        """Bytes of a fine-tune with `micro` samples of `tokens` tokens in memory; number: bytes of one."""
+        kept = (2 * self.width * self.layers + self._layer) if checkpointing else self.layers * self._layer
+        return _with_margin(self.parameters * number + 16 * self.lora + micro * tokens * kept * number / 2)
+
+    def inference_bytes(self, tokens, batch, number):
+        """Bytes of a batch of answers, prompt and answer of `tokens` tokens together."""
+        cache = 4 * self.keys * self.layers + self._layer
+        return _with_margin(self.parameters * number + batch * tokens * cache * number / 2)
+
+    @property
+    def _layer(self):
+        return 20 * self.width + 4 * self.keys + 8 * self.mlp
+
+    def forward(self, tokens, image=True):
+        """Operations of a forward pass over one sample of `tokens` tokens, and over its image."""
+        text = tokens * (2 * self.decoder + 2 * tokens * self.width * self.layers)
+        return text + (2 * self.tower * self.patches if image else 0)
+
+    def fine_tune(self, samples, epochs, tokens, checkpointing, cached):
+        """Operations of a fine-tune; cached: the tower sees each image once, not once an epoch."""
+        towers = 1 if cached else epochs
+        image = 2 * self.tower * self.patches
+        return samples * (epochs * (2 + checkpointing) * self.forward(tokens, image=False) + towers * image)
+
+    def answers(self, samples, tokens, new_tokens):
+        """Operations, or what costs as much, of `samples` answers of `new_tokens` tokens."""
+        return samples * (self.forward(tokens) + TOKEN_COST * new_tokens * 2 * self.decoder)
+
+
+def sizes_of(family, pattern, rank, image_tokens=0):
+    """Sizes of a loaded family, also without weights, with LoRA of a rank on the linear layers that `pattern` names.
+
+    image_tokens: of one image, for the patches that the tower makes them of.
+    """
+    model, text = family.model, family.model.config.text_config
+    merged = getattr(model.config.vision_config, "spatial_merge_size", 1)
+    merged = round(merged / getattr(model.config, "downsample_ratio", 1))  # patches in a row that become one token
+    decoder = _count(model.model.language_model.layers)
+    head = _count(model.model.language_model) - decoder + _count(model.lm_head)
+    linear = [each for name, each in model.named_modules() if re.fullmatch(pattern, name)]
+    return Sizes(
+        parameters=_count(model),
+        decoder=decoder,
+        tower=_count(model) - decoder - head,
+        lora=sum(rank * (each.in_features + each.out_features) for each in linear),
+        width=text.hidden_size,
+        mlp=text.intermediate_size,
+        keys=text.hidden_size * text.num_key_value_heads // text.num_attention_heads,
+        layers=text.num_hidden_layers,
+        patches=image_tokens * merged**2,
+    )
+
+
+def _count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _with_margin(amount):
+    return 1.1 * amount + 1e9
+
+
+def cells(config):
+    """Return what the tables of a configuration want: (plain, further, answered), sets of cells, which are tuples
+    (model, dataset, attack, seed, defence): plain fine-tunes, those after a defence, and cells that are evaluated."""
+    kinds = {key: defence["kind"] for key, defence in config["defences"].items()}
+    vanilla = next(key for key, kind in kinds.items() if kind == "none")
+    plain, answered = set(), set()
+    for name, table in config["tables"].items():
+        single = "model" in table  # a figure of single samples, of the first seed
+        runs = itertools.product(
+            [table["model"]] if single else table["models"],
+            [table["dataset"]] if single else table["datasets"],
+            table.get("attacks") or [table["attack"]],
+            config["seeds"][:1] if single else config["seeds"],
+        )
+        for run in runs:
+            plain.add((*run, vanilla))
+            if name in ("table1", "table3", "table6"):
+                answered |= {(*run, defence) for defence in table["defences"]}
+            elif name == "poison_rate" and run[2] != BUILT_IN_ATTACK:
+                answered |= {(*run, defence) for defence in (vanilla, table["defences"][0])}
+    return plain, {cell for cell in answered if kinds[cell[4]] in FINE_TUNED}, answered
+
+
+def find_device(wants_gpu):
+    """The Device of this machine: its first GPU, the CPU, or where a GPU is wanted and not there the REFERENCE."""
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return Device(properties.name, properties.total_memory, _rate("cuda", torch.bfloat16, 8192), 2)
+    if wants_gpu:
+        return Device(*REFERENCE, 2)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Device("one core of this machine", memory, _rate("cpu", torch.float32, 1024), 4)
+
+
+def _rate(device, dtype, size):
+    """Operations a second of a product of two square matrices: the best of some."""
+    matrix, best = torch.ones((size, size), device=device, dtype=dtype), float("inf")
+    for _ in range(6):
+        started = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()  # waits for a GPU
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
