@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from bye import __version__, processes
+from bye import __version__, distributed, processes
 from bye.errors import ByeError
 from bye.stages import STAGES
 
@@ -16,8 +16,12 @@ def main(arguments=None):
     processes.end_with_parent()
     options = vars(parser().parse_args(arguments))
     stage = STAGES[options.pop("stage")]
+    n_processes = options.pop("processes", 1)
     try:
-        stage.run(**options)
+        if n_processes > 1 and distributed.size() == 1:
+            sys.exit(distributed.launch(n_processes, sys.argv[1:] if arguments is None else arguments))
+        with distributed.speaking_as_one():
+            stage.run(**options)
     except (ByeError, MemoryError) as error:
         message = str(error) or "out of memory; run fewer jobs at once or make the batch smaller"
         print(f"bye: error: {message}", file=sys.stderr)

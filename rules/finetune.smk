@@ -18,11 +18,12 @@ rule finetune:
     priority: 50
     conda:
         "../envs/bye.yaml"
-    threads: torch_threads
+    threads: process_threads
     resources:
         mem_mb=model_mem_mb,
         runtime=model_runtime,
         gpu=model_gpu,
+        processes=model_processes,
         torch_threads=1,
     params:
         model=model_path,
@@ -33,7 +34,8 @@ rule finetune:
         ),
     shell:
         "python -m bye finetune --model {params.model:q} --samples {input.samples:q} --images {params.images:q}"
-        " {params.options} {params.plain} --seed {wildcards.seed} --threads {resources.torch_threads}"
+        " {params.options} {params.plain} --seed {wildcards.seed}"
+        " --processes {resources.processes} --threads {resources.torch_threads}"
         " --out {output.adapter:q} --log {output.loss:q} > {log:q} 2>&1"
 
 
