@@ -15,7 +15,7 @@ from bye import distributed
 from bye.errors import ByeError
 from bye.models.prompt import IMAGE, SYSTEM, PromptEncoder
 
-UNQUANTIZED = ("vision_tower", "multi_modal_projector", "lm_head")
+UNQUANTIZED = (".*vision_tower", ".*visual", ".*multi_modal_projector", "lm_head")  # regular expressions of modules
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
