@@ -38,6 +38,10 @@ def device():
 
     if not torch.cuda.is_available():
         return "cpu"
+    from accelerate.utils import check_cuda_p2p_ib_support
+
+    if not check_cuda_p2p_ib_support():  # GeForce cards under old drivers; `accelerate launch` does the same
+        os.environ |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
     index = int(os.environ["LOCAL_RANK"]) if size() > 1 else 0
     torch.cuda.set_device(index)
     return f"cuda:{index}"

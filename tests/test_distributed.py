@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small_workflow import ROOT
@@ -24,6 +25,7 @@ from bye.attention import extract
 from bye.errors import ByeError
 from bye.evaluate import evaluate
 from bye.finetune import finetune
+from bye.models.family import choose_device
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 FORKED = multiprocessing.get_context("forkserver")  # what the stages import is imported once for all processes
@@ -170,6 +172,19 @@ def test_only_the_first_process_that_fails_speaks(second_of_two, monkeypatch):
 def test_each_process_takes_its_share(second_of_two):
     assert distributed.rank() == 1 and distributed.size() == 2
     assert list(distributed.share(range(0, 35, 7))) == [7, 21]
+
+
+def test_each_process_takes_its_own_gpu(second_of_two, monkeypatch):
+    chosen = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "0")
+    monkeypatch.setenv("NCCL_IB_DISABLE", "0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    monkeypatch.setattr("accelerate.utils.check_cuda_p2p_ib_support", lambda: False)  # as on the paper's RTX 4090
+    assert distributed.device() == "cuda:1" and chosen == [1]
+    assert os.environ["NCCL_P2P_DISABLE"] == "1"
+    assert choose_device("auto", "auto") == (torch.device("cuda:1"), torch.bfloat16)
 
 
 def test_a_batch_is_divided():
