@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from transformers import DynamicCache
 
+from bye import distributed
 from bye.data.images import image_sizes, load_image
 from bye.data.samples import id_of, question_of, read_samples, write_samples
 from bye.errors import ByeError
@@ -35,6 +36,7 @@ def extract(
     maps_for=(),
     maps_out=None,
     family=None,
+    quantization=None,
     threads=None,
     device="auto",
     dtype="auto",
@@ -43,8 +45,8 @@ def extract(
 
     model, adapter, samples, images, out: paths; adapter may be None. Answers, and turns after the first, are not seen.
     maps_for: ids whose maps (Eq. 4) go to the npz file maps_out: ids (n,), grids (n, 2) of rows and columns, and maps
-    (n, L, T), where a smaller grid than the largest has zeros at the end.
-    Raises ByeError for bad input and where an entropy is not finite.
+    (n, L, T), where a smaller grid than the largest has zeros at the end. Several processes (`bye.distributed`) take
+    the batches in turn, and the first one writes. Raises ByeError for bad input and where an entropy is not finite.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -55,7 +57,7 @@ def extract(
     unknown = sorted(set(map(str, maps_for)) - set(ids))
     if unknown:
         raise ByeError(f"there is no sample {unknown[0]!r} in {samples}; correct the ids that maps are asked for")
-    loaded = load_model(model, adapter, expected=family, device=device, dtype=dtype)
+    loaded = load_model(model, adapter, expected=family, device=device, dtype=dtype, quantization=quantization)
     record_decoder(loaded.model)
     sizes = image_sizes(images, entries) if loaded.any_resolution else [None] * len(entries)
     prompts = [loaded.prompt(*asked) for asked in zip(ids, map(question_of, entries), sizes, strict=True)]
@@ -67,7 +69,8 @@ def extract(
     masses = np.empty((len(entries), 3, loaded.n_layers * loaded.n_heads), dtype=np.float32)
     maps, wanted = {}, set(map(str, maps_for))
     progress = Progress("attention", len(entries))
-    for start in range(0, len(entries), batch_size):
+    starts = distributed.share(range(0, len(entries), batch_size))
+    for start in starts:
         chosen = order[start : start + batch_size]
         names = [entries[i]["image"] for i in chosen]
         distinct = list(dict.fromkeys(names))
@@ -78,6 +81,13 @@ def extract(
             if ids[i] in wanted:
                 maps[ids[i]] = row[:, : np.prod(loaded.grid(sizes[i]))]
         progress(start + len(chosen))
+    mine = [i for start in starts for i in order[start : start + batch_size]]
+    for theirs, *values in distributed.gather((mine, entropies[mine], masses[mine], maps)):
+        entropies[theirs], masses[theirs], found = values
+        maps |= found
+    if distributed.rank() > 0:
+        return
+    progress(len(entries))
     _check_finite(entropies, masses, ids, model, adapter)
     n_image_tokens = [np.count_nonzero(prompt.roles == IMAGE) for prompt in prompts]
     write_parquet(out, _table(ids, loaded, n_image_tokens, entropies, masses))

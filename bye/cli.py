@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from bye import __version__, devices, processes
+from bye import __version__, devices, distributed, processes
 from bye.errors import ByeError
 from bye.stages import STAGES
 
@@ -19,10 +19,13 @@ def main(arguments=None):
     """Run one stage and exit: 0 when it is done, 2 with one sentence on stderr for bad input, 130 when interrupted."""
     processes.end_with_parent()
     options = vars(parser().parse_args(arguments))
-    name, gpus = options.pop("stage"), options.pop("gpus")
+    name, gpus, n_processes = options.pop("stage"), options.pop("gpus"), options.pop("processes", 1)
     try:
         devices.take(gpus)
-        STAGES[name].run(**options)
+        if n_processes > 1 and distributed.size() == 1:
+            sys.exit(distributed.launch(n_processes, sys.argv[1:] if arguments is None else arguments))
+        with distributed.speaking_as_one():
+            STAGES[name].run(**options)
     except (ByeError, MemoryError) as error:
         fail(str(error) or "out of memory; run fewer jobs at once or make the batch smaller")
     except RuntimeError as error:
@@ -55,6 +58,8 @@ def out_of_gpu_memory(stage, options):
             f"out of GPU memory with {key} at 1; set models.KEY.finetune.gradient_checkpointing to true, which saves "
             "memory for time"
         )
+    if "quantization" in options and options["quantization"] is None:
+        return f"out of GPU memory with {key} at 1; set models.KEY.quantization to 4bit, or take a GPU with more memory"
     return f"out of GPU memory with {key} at 1; take a GPU with more memory"
 
 

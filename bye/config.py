@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from bye.distributed import split_batch
 from bye.errors import ByeError
 from bye.files import read_json, read_text
 from bye.hub import NATIVE, find_file
@@ -107,6 +108,12 @@ def check_references(config):
                 raise ByeError(
                     f"config key tables.{table}.datasets names {key}, without a test set; set datasets.{key}.test"
                 )
+    for key, model in config["models"].items():
+        settings, gpu = model["finetune"], model["resources"]["gpu"]
+        try:
+            split_batch(settings["batch_size"], max(1, gpu), settings["micro_batch_size"])
+        except ByeError as error:
+            raise ByeError(f"config keys models.{key}.finetune and models.{key}.resources.gpu: {error}") from None
     for key, dataset in config["datasets"].items():
         if dataset.get("json") and dataset["format"] != "llava" and not dataset.get("root"):
             raise ByeError(f"config key datasets.{key}.json needs datasets.{key}.root, the folder of the download")

@@ -5,6 +5,7 @@ import pyarrow as pa
 import torch
 from transformers import GenerationConfig
 
+from bye import distributed
 from bye.data.images import image_sizes, load_image
 from bye.data.samples import answer_of, id_of, question_of, read_samples
 from bye.errors import ByeError
@@ -33,6 +34,7 @@ def evaluate(
     max_new_tokens=32,
     batch_size=64,
     family=None,
+    quantization=None,
     threads=None,
     device="auto",
     dtype="auto",
@@ -40,7 +42,8 @@ def evaluate(
     """Answer the clean test samples and, if given, the triggered ones; write predictions.parquet and eval.json.
 
     CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; ASR is the share of triggered
-    samples, in per cent, whose output is `target`. adapter may be None: the base model. Raises ByeError for bad input.
+    samples, in per cent, whose output is `target`. adapter may be None: the base model. Several processes
+    (`bye.distributed`) share the samples, and the first one writes. Raises ByeError for bad input.
     """
     if metric not in METRICS:
         raise ByeError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
@@ -48,7 +51,7 @@ def evaluate(
         raise ByeError("triggered samples need the target and their image folder; give --target and --triggered-images")
     if threads:
         torch.set_num_threads(threads)
-    loaded = load_model(model, adapter, expected=family, device=device, dtype=dtype)
+    loaded = load_model(model, adapter, expected=family, device=device, dtype=dtype, quantization=quantization)
     entries = read_samples(clean)
     answers = answer(loaded, entries, clean_images, max_new_tokens, batch_size)
     references = [references_of(entry) for entry in entries]
@@ -86,6 +89,8 @@ def evaluate(
             }
             for entry, text, hit in zip(entries, answers, hits, strict=True)
         ]
+    if distributed.rank() > 0:
+        return
     write_parquet(predictions, pa.Table.from_pylist(rows, schema=SCHEMA))
     n_clean = len(rows) - n_triggered
     write_json(
@@ -118,9 +123,9 @@ def answer(family, entries, images, max_new_tokens, batch_size):
     by_image = {entry["image"]: entry for entry in entries}
     features = ImageFeatures(family, lambda name: load_image(images, by_image[name]), cache=False)
     order = processing_order([entry["image"] for entry in entries], [len(prompt.ids) for prompt in prompts])
-    answers = [None] * len(entries)
+    answers = {}
     progress = Progress("evaluate", len(entries))
-    for start in range(0, len(entries), batch_size):
+    for start in distributed.share(range(0, len(entries), batch_size)):
         chosen = order[start : start + batch_size]
         texts = generate(
             family, [prompts[i] for i in chosen], features([entries[i]["image"] for i in chosen]), max_new_tokens
@@ -128,7 +133,10 @@ def answer(family, entries, images, max_new_tokens, batch_size):
         for i, text in zip(chosen, texts, strict=True):
             answers[i] = text
         progress(start + len(chosen))
-    return answers
+    for found in distributed.gather(answers):
+        answers |= found
+    progress(len(entries))
+    return [answers[i] for i in range(len(entries))]
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The fine-tuning stage: LoRA on the language model by the `transformers` Trainer, resumed where it was killed."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -12,16 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from bye import distributed
 from bye.data.images import image_path, image_sizes, load_image
 from bye.data.samples import id_of, read_samples, turns_of
 from bye.errors import ByeError
 from bye.files import filling, replacing_folder, write_bytes, write_csv, write_json
 from bye.models import load_model
 from bye.models.family import ImageFeatures, pad
-from bye.models.prompt import ANSWER
+from bye.models.prompt import ANSWER, TEXT
 
 IGNORED = -100  # label of a position without loss
 SECONDS_BETWEEN_LINES = 5
@@ -51,6 +53,7 @@ def finetune(
     checkpoints=6,
     checkpoint_folder=None,
     gradient_checkpointing=False,
+    quantization=None,
     family=None,
     threads=None,
     device="auto",
@@ -58,24 +61,34 @@ def finetune(
 ):
     """Fine-tune `model` on a samples file; write a standard PEFT adapter folder `out` and the loss curve `log` (CSV).
 
-    model: folder or hub id; images: image root; epochs: float; batch_size: samples an optimiser step, of which
-    micro_batch_size are in memory at once; warmup: share of the steps; adam_epsilon: of AdamW, gradients far below
-    it hardly count; lora_targets: names of the decoder's linear layers that LoRA adapts, by default all;
-    lora_projector: adapt the projector's too; checkpoints: how many times along the run its state is kept, in
-    checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features: encode each
-    distinct image once and keep the result in memory. Loss is on answer tokens only. The same arguments, seed and
-    number of threads give the same bytes, killed and resumed or not. Raises ByeError for bad input, a loss that is
-    not finite and a full disk.
+    model: folder or hub id; images: image root; epochs: float; batch_size: samples an optimiser step over all processes
+    (`bye.distributed`), of which each has micro_batch_size at most in memory at once; warmup: share of the steps;
+    adam_epsilon: of AdamW, gradients far below it hardly count; lora_targets: names of the decoder's linear layers that
+    LoRA adapts, by default all; lora_projector: adapt the projector's too; checkpoints: how many times along the run
+    its state is kept, in checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features:
+    encode each distinct image once and keep the result in memory; quantization: see `bye.models.family.load`.
+
+    Loss is on answer tokens only, averaged over those of the whole batch. The same arguments, seed and numbers of
+    processes and threads give the same bytes, killed and resumed or not; with other numbers the result is the same but
+    for rounding and the draws of dropout. Raises ByeError for bad input, a loss that is not finite and a full disk.
     """
     settings = {name: value for name, value in locals().items() if name not in ("out", "log", "checkpoint_folder")}
     if threads:
         torch.set_num_threads(threads)
     entries = read_samples(samples)
+    n_processes, first = distributed.size(), distributed.rank() == 0
+    micro, accumulated = distributed.split_batch(batch_size, n_processes, micro_batch_size)
     folder = Path(checkpoint_folder or f"{str(out).rstrip('/')}.checkpoints")
-    _prepare_checkpoints(folder, fingerprint(settings, entries))
+    if first:
+        parts = (n_processes, "process", "es"), (micro, "sample", "s"), (accumulated, "accumulation step", "s")
+        parts = " x ".join(f"{count} {name}{plural * (count != 1)}" for count, name, plural in parts)
+        print(f"finetune: batch {batch_size} = {parts}", file=sys.stderr, flush=True)
+        _prepare_checkpoints(folder, fingerprint({**settings, "processes": n_processes}, entries))
+    checkpoint = distributed.gather(first and _last_checkpoint(folder))[0]
 
     set_seed(seed)  # before LoRA's random initialisation
-    loaded = load_model(model, expected=family, device=device, dtype=dtype)
+    loaded = load_model(model, expected=family, device=device, dtype=dtype, quantization=quantization)
+    half = loaded.model.dtype == torch.bfloat16
     sizes = image_sizes(images, entries) if loaded.any_resolution else [None] * len(entries)
     dataset = [
         (loaded.conversation(id_of(entry), turns_of(entry), size), entry["image"])
@@ -94,25 +107,24 @@ def finetune(
         task_type="CAUSAL_LM",
         base_model_name_or_path=str(model),
     )
-    if gradient_checkpointing:
-        loaded.model.gradient_checkpointing_enable()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft and transformers on each other's old names
+            if quantization:
+                prepare_model_for_kbit_training(loaded.model, use_gradient_checkpointing=False)
+            if gradient_checkpointing:  # not reentrant: that would cut the gradient off at a frozen input
+                loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             adapted = get_peft_model(loaded.model, lora)
     except ValueError as error:
         raise ByeError(f"LoRA does not fit the model {model} ({error}); correct lora_targets") from None
 
-    micro = min(micro_batch_size or batch_size, batch_size)
-    if batch_size % micro:
-        raise ByeError(f"batch_size {batch_size} is not a multiple of micro_batch_size {micro}; choose a divisor")
-    steps = math.ceil(math.ceil(len(entries) / micro) / (batch_size // micro)) * epochs
+    steps = math.ceil(len(entries) / batch_size) * epochs
     log_every = max(1, math.ceil(steps / 200))
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=epochs,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=batch_size // micro,
+        gradient_accumulation_steps=accumulated,
         learning_rate=learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=math.ceil(warmup * steps),
@@ -120,7 +132,7 @@ def finetune(
         adam_epsilon=adam_epsilon,
         weight_decay=0.0,
         seed=seed,
-        bf16=loaded.model.dtype == torch.bfloat16,
+        bf16=half,
         use_cpu=loaded.model.device.type == "cpu",
         logging_steps=log_every,
         logging_nan_inf_filter=False,
@@ -131,23 +143,33 @@ def finetune(
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # a single process uses one GPU; the Trainer would take all that it sees
+    order = EpochOrder(len(dataset), n_processes * micro, seed)
     trainer = FeatureTrainer(
         model=adapted,
         args=arguments,
-        train_dataset=dataset,
+        train_dataset=[*dataset, blank(dataset[0])],
         data_collator=collate,
-        callbacks=[Watch()],
+        callbacks=[Watch(order)],
+        order=order,
         inputs=loaded.inputs,
         features=(lambda names: loaded.project(features(names))) if lora_projector else features,
     )
     trainer.remove_callback(PrinterCallback)  # Watch prints
+    if not first:
+        torch.manual_seed(seed + (distributed.rank() << 32))  # dropout of its own
     try:
         with filling(folder):
-            trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+            trainer.train(resume_from_checkpoint=checkpoint)
     finally:
-        _remove_unfinished(folder)  # on a full disk this also makes room for the error's line in the log
+        if first:
+            _remove_unfinished(folder)  # on a full disk this also makes room for the error's line in the log
 
+    if not first:
+        return
     rows = [{name: entry[name] for name in LOGGED} for entry in trainer.state.log_history if "loss" in entry]
     write_csv(log, rows, LOGGED)
     with replacing_folder(out) as partial:
@@ -165,6 +187,8 @@ def finetune_kept(samples, plain_samples, plain_adapter, plain_log, out, log, **
     if read_samples(samples) != read_samples(plain_samples):
         finetune(samples=samples, out=out, log=log, **options)
         return False
+    if distributed.rank() > 0:
+        return True
     print("finetune: everything was kept, so this is the plain fine-tune; copied", file=sys.stderr)
     write_bytes(log, Path(plain_log).read_bytes())
     with replacing_folder(out) as partial:
@@ -183,6 +207,31 @@ def collate(batch):
     }
 
 
+def blank(sample):
+    """A sample of `collate` without answer tokens: it adds nothing to the loss."""
+    tokens, image = sample
+    return dataclasses.replace(tokens, roles=np.full_like(tokens.roles, TEXT)), image
+
+
+class EpochOrder(torch.utils.data.Sampler):
+    """The order of n samples in an epoch, drawn by seed, the same in each process and for any number of them.
+
+    Filled up to a multiple of `together`, the samples that all processes hold at once, by the index n of a blank
+    sample: the last batch has the real ones that it has with one process, and none of them twice.
+    """
+
+    def __init__(self, n, together, seed):
+        self.n, self.seed, self.epoch = n, seed, 0
+        self.length = math.ceil(n / together) * together if distributed.size() > 1 else n
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        return iter(order.tolist() + [self.n] * (self.length - self.n))
+
+
 class FeatureTrainer(Trainer):
     """A Trainer whose batches name their images; the frozen vision tower's features come from an ImageFeatures.
 
@@ -190,10 +239,13 @@ class FeatureTrainer(Trainer):
     the language model's head is run on the positions that predict an answer token only.
     """
 
-    def __init__(self, *args, inputs, features, **kwargs):
+    def __init__(self, *args, order, inputs, features, **kwargs):
         super().__init__(*args, **kwargs)
-        self.inputs, self.features = inputs, features
+        self.order, self.inputs, self.features = order, inputs, features
         self.model_accepts_loss_kwargs = True  # every answer token of a step counts the same, whatever its micro-batch
+
+    def _get_train_sampler(self, train_dataset=None):
+        return self.order
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         labels = inputs["labels"]
@@ -210,12 +262,21 @@ class FeatureTrainer(Trainer):
 
 
 class Watch(TrainerCallback):
-    """Print a line every few seconds, stop at a loss that is not finite, and mark checkpoints that are complete."""
+    """Print a line every few seconds, stop at a loss that is not finite, and mark checkpoints that are complete.
+
+    order: the EpochOrder, told each epoch (the Trainer does not, where it goes on in the middle of one).
+    """
+
+    def __init__(self, order):
+        self.order = order
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.order.epoch = int(state.epoch or 0)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.start = self.printed = time.monotonic()
         self.first_step = state.global_step
-        if self.first_step:
+        if self.first_step and state.is_world_process_zero:
             print(f"finetune: resumed at step {self.first_step} of {state.max_steps}", file=sys.stderr, flush=True)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -225,6 +286,8 @@ class Watch(TrainerCallback):
         if not math.isfinite(loss):
             raise ByeError(f"the loss is {loss} at step {state.global_step}; lower the learning rate")
         now = time.monotonic()
+        if not state.is_world_process_zero:
+            return
         if now - self.printed >= SECONDS_BETWEEN_LINES or state.global_step == state.max_steps:
             rate = (state.global_step - self.first_step) / (now - self.start)
             left = (state.max_steps - state.global_step) / rate
@@ -236,7 +299,9 @@ class Watch(TrainerCallback):
             self.printed = now
 
     def on_save(self, args, state, control, **kwargs):
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        distributed.gather(None)  # all have written their part
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
 def fingerprint(settings, entries):

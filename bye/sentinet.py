@@ -36,6 +36,7 @@ def sentinet(
     batch_size=64,
     seed=0,
     family=None,
+    quantization=None,
     threads=None,
 ):
     """Flag the samples whose salient region takes over the answers to clean images; write flags.parquet.
@@ -55,7 +56,7 @@ def sentinet(
     generator = np.random.default_rng(seed)
     clean = [clean[i] for i in generator.permutation(len(clean))]
     hosts = clean[: min(pasted, len(clean) // 2)]
-    loaded = load_model(model, adapter, expected=family)
+    loaded = load_model(model, adapter, expected=family, quantization=quantization)
     if loaded.any_resolution:
         raise ByeError(
             f"SentiNet pastes regions between images of one input size, and {model} ({loaded.model_type}) takes images "

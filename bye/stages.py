@@ -49,11 +49,13 @@ def switch(flag, default, text):
 SAMPLES = need("--samples", "samples file in LLaVA form")
 IMAGES = need("--images", "folder that the image paths start from")
 SEED = may("--seed", 0, "seed of every random draw")
+PROCESSES = may("--processes", 1, "processes that share the work, one a GPU; the results are those of one")
 THREADS = may("--threads", None, "torch threads (default: all cores)", type=int)
 MODEL = need("--model", "model folder in the transformers layout, or hub id")
 FAMILY = may(
     "--family", None, "llava, internvl, llava_next or qwen3_vl: what the checkpoint must be (default: whichever it is)"
 )
+QUANTIZATION = may("--quantization", None, "4bit: the base model in 4 bits (NF4), as in QLoRA", choices=("4bit",))
 ADAPTER = need("--adapter", "PEFT adapter folder")
 LABELS = need("--labels", "ground truth")
 CELLS = need("--cells", "result files of all cells, at their places in the path scheme", nargs="+")
@@ -153,6 +155,7 @@ def trigger_test(samples, images, trigger, target, seed, out):
     "finetune",
     MODEL,
     FAMILY,
+    QUANTIZATION,
     SAMPLES,
     IMAGES,
     need("--out", "adapter folder to write (PEFT)"),
@@ -174,6 +177,7 @@ def trigger_test(samples, images, trigger, target, seed, out):
     may("--plain-adapter", None, "its adapter"),
     may("--plain-log", None, "its loss"),
     SEED,
+    PROCESSES,
     THREADS,
 )
 def finetune(plain_samples, plain_adapter, plain_log, **options):
@@ -190,6 +194,7 @@ def finetune(plain_samples, plain_adapter, plain_log, **options):
     "attention",
     MODEL,
     FAMILY,
+    QUANTIZATION,
     ADAPTER,
     SAMPLES,
     IMAGES,
@@ -197,6 +202,7 @@ def finetune(plain_samples, plain_adapter, plain_log, **options):
     may("--batch-size", 32, "samples a forward pass"),
     may("--maps-for", (), "ids whose attention maps to keep", nargs="+", type=str),
     may("--maps-out", None, "npz file for those maps"),
+    PROCESSES,
     THREADS,
 )
 def attention(**options):
@@ -210,6 +216,7 @@ def attention(**options):
     "attention-maps",
     MODEL,
     FAMILY,
+    QUANTIZATION,
     ADAPTER,
     SAMPLES,
     IMAGES,
@@ -250,6 +257,7 @@ def detect(attention, layers, flags, over, **options):
     "sentinet",
     MODEL,
     FAMILY,
+    QUANTIZATION,
     ADAPTER,
     SAMPLES,
     IMAGES,
@@ -347,6 +355,7 @@ def purify(**options):
     "evaluate",
     MODEL,
     FAMILY,
+    QUANTIZATION,
     ADAPTER,
     need("--clean", "test samples"),
     need("--clean-images", "their image folder"),
@@ -358,6 +367,7 @@ def purify(**options):
     need("--out", "eval.json to write"),
     may("--max-new-tokens", 32, "longest answer"),
     may("--batch-size", 64, "samples a batch"),
+    PROCESSES,
     THREADS,
 )
 def evaluate(**options):

@@ -138,6 +138,20 @@ def purifier_gpu(wildcards):
     return min(1, max(model["resources"]["gpu"] for model in config["models"].values()))
 
 
+def one_gpu(wildcards):
+    """Return what a job that runs in one process asks for, however many GPUs a fine-tune may have."""
+    return min(1, model_gpu(wildcards))
+
+
+def model_processes(wildcards):
+    """Return in how many processes a job divides its work: one a GPU."""
+    return max(1, model_gpu(wildcards))
+
+
+def process_threads(wildcards):
+    return torch_threads(wildcards) * model_processes(wildcards)
+
+
 # ---- inputs ----------------------------------------------------------------------------------------------------------
 
 CELL = "results/{model}/{dataset}/{attack}/s{seed}/{defence}"
@@ -353,14 +367,23 @@ def trigger_options(wildcards):
     return as_options({name: value for name, value in attack.items() if name != "rate"})
 
 
-def finetune_options(wildcards):
+def base_settings(wildcards):
+    """Return how every stage loads the base model."""
     model = config["models"][wildcards.model]
-    return as_options({"family": model["family"], **model["finetune"]})
+    return {"family": model["family"], "quantization": model["quantization"]}
+
+
+def base_options(wildcards):
+    return as_options(base_settings(wildcards))
+
+
+def finetune_options(wildcards):
+    return as_options(base_settings(wildcards) | config["models"][wildcards.model]["finetune"])
 
 
 def attention_options(wildcards):
-    model = config["models"][wildcards.model]
-    return as_options({"family": model["family"], "batch_size": model["inference_batch_size"]})
+    batch_size = config["models"][wildcards.model]["inference_batch_size"]
+    return as_options(base_settings(wildcards) | {"batch_size": batch_size})
 
 
 def detect_options(wildcards):
@@ -374,8 +397,7 @@ def sentinet_options(wildcards):
 
 def evaluate_options(wildcards):
     model, dataset = config["models"][wildcards.model], config["datasets"][wildcards.dataset]
-    options = {
-        "family": model["family"],
+    options = base_settings(wildcards) | {
         "metric": dataset["metric"],
         "max_new_tokens": dataset["max_new_tokens"],
         "batch_size": model["inference_batch_size"],

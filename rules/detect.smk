@@ -12,20 +12,21 @@ rule attention:
     priority: 90
     conda:
         "../envs/bye.yaml"
-    threads: torch_threads
+    threads: process_threads
     resources:
         mem_mb=model_mem_mb,
         runtime=model_runtime,
         gpu=model_gpu,
+        processes=model_processes,
         torch_threads=1,
     params:
         model=model_path,
         images=training_images,
         options=attention_options,
     shell:
-        "python -m bye --gpus {resources.gpu} attention --model {params.model:q} --adapter {input.adapter:q} --samples {input.samples:q}"
-        " --images {params.images:q} {params.options} --threads {resources.torch_threads}"
-        " --out {output:q} > {log:q} 2>&1"
+        "python -m bye --gpus {resources.gpu} attention --model {params.model:q} --adapter {input.adapter:q}"
+        " --samples {input.samples:q} --images {params.images:q} {params.options} --processes {resources.processes}"
+        " --threads {resources.torch_threads} --out {output:q} > {log:q} 2>&1"
 
 
 rule detect:
@@ -76,7 +77,7 @@ rule sentinet:
     resources:
         mem_mb=model_mem_mb,
         runtime=model_runtime,
-        gpu=model_gpu,
+        gpu=one_gpu,
         torch_threads=1,
     params:
         model=model_path,

@@ -16,11 +16,12 @@ rule evaluate:
     priority: 20
     conda:
         "../envs/bye.yaml"
-    threads: torch_threads
+    threads: process_threads
     resources:
         mem_mb=model_mem_mb,
         runtime=model_runtime,
         gpu=model_gpu,
+        processes=model_processes,
         torch_threads=1,
     params:
         model=model_path,
@@ -29,7 +30,8 @@ rule evaluate:
     shell:
         "python -m bye --gpus {resources.gpu} evaluate --model {params.model:q} --adapter {input.adapter:q}"
         " --clean {input.clean:q} --clean-images {params.images:q} {params.options}"
-        " --threads {resources.torch_threads} --predictions {output.predictions:q} --out {output.eval:q} > {log:q} 2>&1"
+        " --processes {resources.processes} --threads {resources.torch_threads}"
+        " --predictions {output.predictions:q} --out {output.eval:q} > {log:q} 2>&1"
 
 
 # Purified images do not depend on the model: once for each dataset and attack.

@@ -108,14 +108,14 @@ rule attention_maps:
     resources:
         mem_mb=model_mem_mb,
         runtime=model_runtime,
-        gpu=model_gpu,
+        gpu=one_gpu,
         torch_threads=1,
     params:
         model=model_path,
         images=training_images,
-        family=lambda wildcards: config["models"][wildcards.model]["family"],
+        base=base_options,
     shell:
-        "python -m bye --gpus {resources.gpu} attention-maps --model {params.model:q} --family {params.family} --adapter {input.adapter:q}"
+        "python -m bye --gpus {resources.gpu} attention-maps --model {params.model:q} {params.base} --adapter {input.adapter:q}"
         " --samples {input.samples:q} --images {params.images:q} --labels {input.labels:q} --seed {wildcards.seed}"
         " --threads {resources.torch_threads} --out {output:q} > {log:q} 2>&1"
 

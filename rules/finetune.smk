@@ -18,11 +18,12 @@ rule finetune:
     priority: 50
     conda:
         "../envs/bye.yaml"
-    threads: torch_threads
+    threads: process_threads
     resources:
         mem_mb=model_mem_mb,
         runtime=model_runtime,
         gpu=model_gpu,
+        processes=model_processes,
         torch_threads=1,
     params:
         model=model_path,
@@ -32,8 +33,9 @@ rule finetune:
             {name: getattr(input, name) for name in ("plain_samples", "plain_adapter", "plain_log")}
         ),
     shell:
-        "python -m bye --gpus {resources.gpu} finetune --model {params.model:q} --samples {input.samples:q} --images {params.images:q}"
-        " {params.options} {params.plain} --seed {wildcards.seed} --threads {resources.torch_threads}"
+        "python -m bye --gpus {resources.gpu} finetune --model {params.model:q} --samples {input.samples:q}"
+        " --images {params.images:q} {params.options} {params.plain} --seed {wildcards.seed}"
+        " --processes {resources.processes} --threads {resources.torch_threads}"
         " --out {output.adapter:q} --log {output.loss:q} > {log:q} 2>&1"
 
 

@@ -144,6 +144,23 @@ def test_micro_batches_give_the_same_step(root, tmp_path, family):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
+def test_gradient_checkpointing_saves_memory_and_changes_nothing(root, tmp_path, monkeypatch):
+    """On a frozen input (cached features, no projector) the gradient still comes to the first layer."""
+    recomputed = []
+    checkpoint = torch.utils.checkpoint.checkpoint
+
+    def count(function, *args, **options):
+        recomputed.append(options["use_reentrant"])
+        return checkpoint(function, *args, **options)
+
+    plain = run(root, tmp_path / "plain", epochs=1)
+    monkeypatch.setattr("transformers.modeling_utils.checkpoint", count)
+    assert run(root, tmp_path / "saving", epochs=1, gradient_checkpointing=True) == plain
+    assert len(recomputed) >= 2 * 3 and not any(recomputed)  # layers, steps
+    tensors = load_file(tmp_path / "saving" / "adapter_model.safetensors")
+    assert all(tensor.abs().max() > 0 for name, tensor in tensors.items() if "layers.0" in name)
+
+
 def test_killed_and_started_again_gives_the_same_bytes(root, tmp_path):
     undisturbed = run(root, tmp_path / "undisturbed", epochs=12)
     out = tmp_path / "killed"

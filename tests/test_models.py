@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 from tokenizers import decoders, normalizers, pre_tokenizers
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from bye.errors import ByeError
 from bye.models import FAMILIES, load_model
@@ -217,3 +218,40 @@ def test_a_template_that_drops_the_question_is_refused(loaded, family):
     tokenizer = loaded[family].tokenizer
     with pytest.raises(ByeError, match="drops a part"):
         PromptEncoder(tokenizer, "hello {{ messages[0]['role'] }}", FAMILIES[family].image_token, None)
+
+
+def test_four_bits_need_their_library_and_a_gpu(loaded, monkeypatch):
+    path = loaded["llava"].path
+    monkeypatch.setattr("bye.models.family.find_spec", lambda name: None)
+    with pytest.raises(ByeError, match="quantization 4bit needs bitsandbytes; pip install 'bye-suite.gpu.'"):
+        load_model(path, quantization="4bit")
+    monkeypatch.setattr("bye.models.family.find_spec", lambda name: name)
+    with pytest.raises(ByeError, match="quantization 4bit needs an NVIDIA GPU, and torch finds none"):
+        load_model(path, quantization="4bit", device="cpu")
+    with pytest.raises(ByeError, match="quantization '8bit' is unknown"):
+        load_model(path, quantization="8bit")
+
+
+@EVERY
+def test_the_decoder_alone_is_loaded_in_four_bits(loaded, monkeypatch, family):
+    asked = []
+
+    def from_pretrained(path, **options):
+        asked.append(options)
+        raise OSError("enough")
+
+    monkeypatch.setattr("bye.models.family.find_spec", lambda name: name)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.50.0")
+    model_class, _ = FAMILIES[family].classes()
+    monkeypatch.setattr(model_class, "from_pretrained", from_pretrained)
+    with pytest.raises(ByeError, match="enough"):
+        load_model(loaded[family].path, quantization="4bit", device="cuda:1")
+    [options] = asked
+    config = options["quantization_config"]
+    assert options["device_map"] == {"": torch.device("cuda:1")} and options["use_safetensors"]
+    assert config.load_in_4bit and config.bnb_4bit_quant_type == "nf4" and config.bnb_4bit_use_double_quant
+    assert config.bnb_4bit_compute_dtype == options["dtype"] == torch.bfloat16
+    for name, module in loaded[family].model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            decoder = ".language_model." in name
+            assert should_convert_module(name, config.llm_int8_skip_modules) is decoder, name

@@ -107,6 +107,9 @@ def test_the_shipped_configuration_is_accepted(shipped):
     [
         ("seed", 1, ["unknown config key seed", "seeds"]),
         ("models/llava-mini/epochs", 3, ["models.llava-mini.epochs", "finetune"]),
+        ("models/llava-mini/resources/gpu", 3, ["models.llava-mini.resources.gpu", "of the 3 processes"]),
+        ("models/llava-mini/finetune/micro_batch_size", 3, ["models.llava-mini.finetune", "micro_batch_size 3"]),
+        ("models/llava-mini/quantization", "8bit", ["models.llava-mini.quantization", "'8bit'", "4bit"]),
         ("models/llava-mini/finetune/lr", 3, ["models.llava-mini.finetune.lr", "learning_rate"]),
         ("models/llava-mini/family", "qwen", ["models.llava-mini.family", "'qwen'", "internvl"]),
         ("models/llava-mini/family", "internvl", ["models.llava-mini.family", "'internvl'", "model_type 'llava'"]),
@@ -309,6 +312,22 @@ def test_a_root_among_the_downloads_is_downloaded(tmp_path, model):
     (tmp_path / "results/downloads/scienceqa").mkdir(parents=True)  # one that is there is used as it is
     process = run(tmp_path, "--dry-run", target)
     assert [job["rule"] for job in jobs_of(process.stdout)] == ["prepare"]
+
+
+def test_jobs_with_several_gpus_have_a_process_for_each(tmp_path, model):
+    """Those that divide their work; the others ask for one GPU."""
+    config = small_config(model)
+    config["models"]["tiny"] |= {"resources": {"gpu": 4}, "quantization": "4bit"}
+    config["defences"]["sentinet"] = {"kind": "sentinet"}
+    targets = [f"{CELL}/bye/eval.json", f"{CELL}/sentinet/flags.parquet"]
+    process = run(write_config(tmp_path, config), "--dry-run", "--printshellcmds", *targets)
+    shells = {job["rule"]: job["shell"] for job in jobs_of(process.stdout)}
+    asked = dict(re.findall(r"^rule (\w+):$.*?^    resources: (.*?)$", process.stdout, re.DOTALL | re.MULTILINE))
+    for rule in ("finetune_vanilla", "finetune", "attention", "evaluate"):
+        assert "--processes 4 --threads 1 " in shells[rule] and "gpu=4" in asked[rule]
+    assert "--processes" not in shells["sentinet"] and "gpu=1" in asked["sentinet"]
+    for rule in ("finetune_vanilla", "finetune", "attention", "evaluate", "sentinet"):
+        assert "--quantization 4bit" in shells[rule]
 
 
 def test_the_table_is_told_which_defences_read_the_labels(plan):

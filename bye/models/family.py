@@ -4,16 +4,18 @@ import json
 import os
 import warnings
 from collections import Counter
+from importlib.util import find_spec
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import cached_file, logging
 
-from bye import hub
+from bye import distributed, hub
 from bye.errors import ByeError
 from bye.models.prompt import IMAGE, SYSTEM, PromptEncoder
 
+UNQUANTIZED = (".*vision_tower", ".*visual", ".*multi_modal_projector", "lm_head")  # regular expressions of modules
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -238,11 +240,21 @@ def processing_order(images, lengths):
     return np.lexsort((lengths, place))  # by place, and in one place by length
 
 
-def load(families, path, expected=None, attention="sdpa", device="auto", dtype="auto", weights=True):
+def load(
+    families,
+    path,
+    expected=None,
+    attention="sdpa",
+    device="auto",
+    dtype="auto",
+    quantization=None,
+    weights=True,
+):
     """Load a base model from a folder or hub id as one of `families` (a dict from model_type to a Family subclass).
 
     expected: the model_type the user stated, or None. attention: of decoder and tower, as in `transformers`.
-    device: "auto" is the first CUDA device or the CPU; dtype: "auto" is bfloat16 on CUDA and float32 on the CPU.
+    device: "auto" is this process's CUDA device or the CPU; dtype: "auto" is bfloat16 on CUDA and float32 on the CPU.
+    quantization: "4bit" has the decoder's linear layers in 4 bits, as QLoRA (Dettmers et al. 2023); it needs CUDA.
     weights: if false, none are read; the model then has its layers on torch's meta device, which tells sizes and names.
     Weights are read from safetensors only and no code of the checkpoint is run. Raises ByeError for anything else.
     """
@@ -260,9 +272,12 @@ def load(families, path, expected=None, attention="sdpa", device="auto", dtype="
     model_class, processor_class = family.classes()
     device, dtype = choose_device(device, dtype)
     options = {"use_safetensors": True, "trust_remote_code": False, "dtype": dtype, "attn_implementation": attention}
+    options |= {"device_map": {"": device}}  # straight to its device, not through the machine's memory
+    if quantization is not None:
+        options |= {"quantization_config": quantization_config(quantization, device)}
     try:
         if weights:
-            model = model_class.from_pretrained(path, **options).to(device)
+            model = model_class.from_pretrained(path, **options)
         else:
             with torch.device("meta"):
                 model = model_class(model_class.config_class.from_pretrained(path))
@@ -285,10 +300,30 @@ def load(families, path, expected=None, attention="sdpa", device="auto", dtype="
 def choose_device(device, dtype):
     """Resolve "auto": (torch device, torch dtype)."""
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = distributed.device()
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
     return torch.device(device), getattr(torch, dtype)
+
+
+def quantization_config(quantization, device):
+    """The `transformers` configuration of a quantised base: NF4, constants quantised again, computed in bfloat16.
+
+    Raises ByeError for another quantization than "4bit", and without bitsandbytes or a CUDA device.
+    """
+    if quantization != "4bit":
+        raise ByeError(f"quantization {quantization!r} is unknown; it can be 4bit, or be left out")
+    if find_spec("bitsandbytes") is None:
+        raise ByeError("quantization 4bit needs bitsandbytes; pip install 'bye-suite[gpu]', or leave quantization out")
+    if device.type != "cuda":
+        raise ByeError("quantization 4bit needs an NVIDIA GPU, and torch finds none; leave quantization out")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=list(UNQUANTIZED),
+    )
 
 
 def load_adapter(family, adapter):
