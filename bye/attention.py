@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import DynamicCache
 
 from bye import distributed
 from bye.data.images import image_sizes, load_image
@@ -22,6 +21,7 @@ from bye.flags import read_labels
 from bye.models import load_model
 from bye.models.attention import LastRow, record_decoder
 from bye.models.family import ImageFeatures, pad, processing_order
+from bye.models.prefix import distinct, run_prefix
 from bye.models.prompt import IMAGE, SYSTEM, TEXT
 from bye.progress import Progress
 
@@ -72,10 +72,8 @@ def extract(
     starts = distributed.share(range(0, len(entries), batch_size))
     for start in starts:
         chosen = order[start : start + batch_size]
-        names = [entries[i]["image"] for i in chosen]
-        distinct = list(dict.fromkeys(names))
-        owners = [distinct.index(name) for name in names]
-        reduced = features_of(*last_rows(loaded, [prompts[i] for i in chosen], features(distinct, batch_size), owners))
+        names, owners = distinct([entries[i]["image"] for i in chosen])
+        reduced = features_of(*last_rows(loaded, [prompts[i] for i in chosen], features(names, batch_size), owners))
         distribution, entropies[chosen], masses[chosen] = (array.cpu().numpy() for array in reduced)
         for i, row in zip(chosen, distribution, strict=True):
             if ids[i] in wanted:
@@ -127,26 +125,20 @@ def last_rows(family, prompts, features, owners=None):
     """One batched forward pass: the last prompt token's attention (B, L, H, N) and the tokens' roles (B, N).
 
     prompts: B Tokens of prompts; features: of I distinct images; owners: which of these each prompt asks about, by
-    default one each, in order. Where an image has two questions or more on average, and as many tokens as the others,
-    the tokens up to its last are run once for all of them. Padding has role -1 and attention 0. It is on the right,
-    where under the causal mask alone no prompt token looks at it: SDPA takes its fastest path, without a mask. The
-    language model's head is not run.
+    default one each, in order. Where several ask about one image, it is run once (`run_prefix`). Padding has role -1
+    and attention 0. It is on the right, where under the causal mask alone no prompt token looks at it: SDPA takes its
+    fastest path, without a mask. The language model's head is not run.
     """
     device = family.model.device
     owners = list(range(len(prompts)) if owners is None else owners)
     ids = pad([prompt.ids for prompt in prompts], 0, side="right").to(device)
     roles = pad([prompt.roles for prompt in prompts], -1, side="right").to(device)
     model, of_each = family.model.model, [features[image] for image in owners]
-    last = {np.flatnonzero(prompt.ids == family.image_token_id)[-1] for prompt in prompts}
-    if 2 * len(features) > len(prompts) or len(last) > 1:
+    shared, cache = run_prefix(family, prompts, features, owners)
+    if not shared:
         with LastRow(roles >= 0) as rows:
             model(**family.inputs(ids, of_each), use_cache=False)
         return rows.attention, roles
-    shared = int(last.pop()) + 1
-    one_of_each = [owners.index(image) for image in range(len(features))]
-    cache = DynamicCache(config=model.language_model.config)
-    model(**family.inputs(ids[one_of_each, :shared], features), past_key_values=cache)
-    cache.batch_select_indices(torch.tensor(owners, device=device))
     positions = family.positions(ids, of_each)
     with LastRow(roles[:, shared:] >= 0) as rows:
         model.language_model(

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import torch
+from torch.nn import functional as F
 from transformers import GenerationConfig
 
 from bye import distributed
@@ -14,7 +15,8 @@ from bye.metrics.accuracy import is_correct
 from bye.metrics.asr import is_target
 from bye.metrics.cider import cider
 from bye.models import load_model
-from bye.models.family import ImageFeatures, pad, processing_order
+from bye.models.family import ImageFeatures, pad, position_ids, processing_order
+from bye.models.prefix import distinct, run_prefix
 from bye.progress import Progress
 
 METRICS = ("accuracy", "cider")
@@ -127,9 +129,8 @@ def answer(family, entries, images, max_new_tokens, batch_size):
     progress = Progress("evaluate", len(entries))
     for start in distributed.share(range(0, len(entries), batch_size)):
         chosen = order[start : start + batch_size]
-        texts = generate(
-            family, [prompts[i] for i in chosen], features([entries[i]["image"] for i in chosen]), max_new_tokens
-        )
+        names, owners = distinct([entries[i]["image"] for i in chosen])
+        texts = generate(family, [prompts[i] for i in chosen], features(names), owners, max_new_tokens)
         for i, text in zip(chosen, texts, strict=True):
             answers[i] = text
         progress(start + len(chosen))
@@ -140,14 +141,27 @@ def answer(family, entries, images, max_new_tokens, batch_size):
 
 
 @torch.no_grad()
-def generate(family, prompts, features, max_new_tokens):
-    """Greedy continuation of a batch of prompts up to an end token: a list of texts. features: of each one's image."""
+def generate(family, prompts, features, owners, max_new_tokens):
+    """Greedy continuation of a batch of prompts up to an end token: a list of texts.
+
+    prompts: B Tokens; features: of distinct images; owners: which of these each prompt asks about. Where several ask
+    about one image, it is run once (`run_prefix`), where positions are simply counted.
+    """
     device = family.model.device
+    of_each = [features[image] for image in owners]
     ids = pad([prompt.ids for prompt in prompts], 0).to(device)
     mask = pad([np.ones(len(prompt.ids)) for prompt in prompts], 0).to(device)
+    inputs = family.inputs(ids, of_each, mask)
+    shared, cache = run_prefix(family, prompts, features, owners) if family.counts_positions else (0, None)
+    if shared:  # padding goes between what is in the cache and the question
+        ids = pad([prompt.ids[shared:] for prompt in prompts], 0).to(device)
+        mask = F.pad(pad([np.ones(len(prompt.ids) - shared) for prompt in prompts], 0), (shared, 0), value=1).to(device)
+        embeddings = F.pad(family.model.get_input_embeddings()(ids), (0, 0, shared, 0))  # what the cache has is unread
+        inputs = {"inputs_embeds": embeddings, "attention_mask": mask, "position_ids": position_ids(mask)}
+        inputs["past_key_values"] = cache
     end = sorted(family.end_token_ids)
     output = family.model.generate(
-        **family.inputs(ids, features, mask),
+        **inputs,
         generation_config=GenerationConfig(
             max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end[0], use_cache=True
         ),

@@ -41,10 +41,10 @@ def samples(answers, **extra):
     ]
 
 
-def stock_answers(root, family, new_tokens):
+def stock_answers(root, family, new_tokens, images=range(5)):
     loaded = load_model(root / family)
     texts = []
-    for number, question in enumerate(QUESTIONS):
+    for number, question in zip(images, QUESTIONS, strict=True):
         ids = loaded.encoder.prompt(question, SIZES[number]).ids
         inputs = stock_inputs(loaded, ids, Image.open(root / f"{number}.png"))
         output = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=new_tokens)
@@ -59,6 +59,19 @@ def test_batched_answers_equal_one_at_a_time(root, family, batch_size):
     texts = answer(loaded, samples(["x"] * 5), root, 12, batch_size)
     assert texts == stock_answers(root, family, 12)
     assert len(set(texts)) > 1
+
+
+@EVERY
+def test_questions_that_share_images_of_equally_many_tokens_run_them_once(root, family):
+    images = [1, 0, 1, 1, 0]
+    loaded = load_model(root / family)
+    entries = [{**sample, "image": f"{i}.png"} for sample, i in zip(samples(["x"] * 5), images, strict=True)]
+    rows = []
+    loaded.model.model.language_model.register_forward_pre_hook(
+        lambda module, args, inputs: rows.append(len(inputs["inputs_embeds"])), with_kwargs=True
+    )
+    assert answer(loaded, entries, root, 12, 64) == stock_answers(root, family, 12, images)
+    assert rows[0] == (2 if family in ("llava", "internvl") else 5)  # the others' images differ in number of tokens
 
 
 @EVERY

@@ -24,7 +24,8 @@ class Family:
 
     model_type: as in config.json; image_token: what the chat template writes for the image; projector: regular
     expression of the projector's linear layers; any_resolution: whether the number of image tokens depends on the
-    image, then `image_ids` and `grid` need its size (height, width), and more methods are the family's own.
+    image, then `image_ids` and `grid` need its size (height, width), and more methods are the family's own;
+    counts_positions: whether a token's position is its place among the row's tokens.
     model: the `transformers` model, in eval mode; encoder: its PromptEncoder.
 
     An image goes through `pixels` and `image_features` (or `tower_features` and `project`, where the projector is
@@ -35,6 +36,7 @@ class Family:
     image_token = None
     projector = r".*\.multi_modal_projector\.linear_\d"
     any_resolution = False
+    counts_positions = True
 
     def __init__(self, path, model, tokenizer, template, image_processor):
         self.path, self.model, self.tokenizer, self.image_processor = path, model, tokenizer, image_processor
@@ -154,7 +156,7 @@ class Family:
         return inputs if mask is None else {**inputs, "attention_mask": mask, "position_ids": position_ids(mask)}
 
     def positions(self, ids, features, mask=None):
-        """The positions in `inputs` where they are other than counted along a row, else None."""
+        """The positions in `inputs`, or None if `counts_positions`."""
 
     def embed(self, ids, features):
         """Embed (B, N) token ids, the image features of each row in the places of its image tokens: (B, N, D)."""

@@ -16,6 +16,7 @@ class Qwen3VL(Family):
     image_token = "<|image_pad|>"
     projector = r".*\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc\d"
     any_resolution = True
+    counts_positions = False
 
     @classmethod
     def classes(cls):

@@ -1,0 +1,33 @@
+"""Questions that share an image: the tokens up to the image's last are run through the decoder once for all of them."""
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from bye.models.family import pad
+
+
+def distinct(names):
+    """The distinct names of a batch in order, and for each of its places which of them it has."""
+    number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return list(number), [number[name] for name in names]
+
+
+@torch.no_grad()
+def run_prefix(family, prompts, features, owners):
+    """Run what prompts on the same image have in common: (its number of tokens, a cache with a row for each prompt).
+
+    prompts: B Tokens; features: of I distinct images; owners: which of these each prompt asks about. (0, None) where it
+    does not pay, with fewer than two prompts an image, or where the images have different numbers of tokens.
+    """
+    last = {int(np.flatnonzero(prompt.ids == family.image_token_id)[-1]) for prompt in prompts}
+    if 2 * len(features) > len(prompts) or len(last) > 1:
+        return 0, None
+    length = last.pop() + 1
+    model = family.model.model
+    one_of_each = [prompts[owners.index(image)].ids[:length] for image in range(len(features))]
+    cache = DynamicCache(config=model.language_model.config)
+    ids = pad(one_of_each, 0).to(family.model.device)
+    model(**family.inputs(ids, features), past_key_values=cache, use_cache=True)
+    cache.batch_select_indices(torch.tensor(owners, device=ids.device))
+    return length, cache
