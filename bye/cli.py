@@ -49,9 +49,10 @@ def out_of_gpu_memory(stage, options):
     if stage not in KNOBS:
         return "out of GPU memory; see what else runs on the GPU (nvidia-smi), or take one with more memory"
     key, batch, training = KNOBS[stage], options["batch_size"], "micro_batch_size" in options
-    now = min(options.get("micro_batch_size") or batch, batch)
+    n = distributed.size() if training else 1  # attention and evaluation hold a whole batch in each process
+    now = distributed.split_batch(batch, n, options["micro_batch_size"])[0] if training else batch
     if now > 1:
-        half = next(size for size in range(now // 2, 0, -1) if not training or batch % size == 0)
+        half = next(size for size in range(now // 2, 0, -1) if not training or batch % (n * size) == 0)
         return f"out of GPU memory with {key} at {now}; set it to {half}"
     if training and not options["gradient_checkpointing"]:
         return (

@@ -127,6 +127,11 @@ TRAINING = {"batch_size": 16, "micro_batch_size": None, "gradient_checkpointing"
         ("finetune", {"batch_size": 18, "micro_batch_size": 9}, "micro_batch_size at 9; set it to 3"),
         ("finetune", {"micro_batch_size": 1}, "set models.KEY.finetune.gradient_checkpointing to true"),
         ("finetune", {"micro_batch_size": 1, "gradient_checkpointing": True}, "at 1; take a GPU with more memory"),
+        (
+            "finetune",
+            {"micro_batch_size": 1, "gradient_checkpointing": True, "quantization": None},
+            "at 1; set models.KEY.quantization to 4bit, or take a GPU with more memory",
+        ),
         ("evaluate", {"batch_size": 64}, "out of GPU memory with models.KEY.inference_batch_size at 64; set it to 32"),
         ("attention", {"batch_size": 1}, "models.KEY.inference_batch_size at 1; take a GPU with more memory"),
         ("sentinet", {"batch_size": 5}, "models.KEY.inference_batch_size at 5; set it to 2"),
