@@ -15,16 +15,15 @@ from pathlib import Path
 import yaml
 
 from bye import processes
-from bye.config import find_model
+from bye.config import find_model, read_yaml
 from bye.data.samples import answer_of, read_samples
 from bye.errors import ByeError
-from bye.files import read_csv, read_json, read_text, write_bytes, write_text
+from bye.files import read_csv, read_json, write_bytes, write_text
 
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "bye"
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
-# model_type in a checkpoint's config.json -> family
-MODEL_TYPES = {name: name for name in ("llava", "internvl", "llava_next", "qwen3_vl")}
+MODEL_TYPES = ("llava", "internvl", "llava_next", "qwen3_vl")  # model_type in config.json, and the family's name
 
 
 def clean(model, data, images, out, seed=0, rule="paper", tau=2.0, cores=None, configfile=None):
@@ -145,10 +144,7 @@ def _configuration(root, configfile, model, data, images, seed, rule, tau):
 
 def _models(source):
     """Return the section models of a config file; what is in an entry is checked by the workflow."""
-    try:
-        config = yaml.safe_load(read_text(source))
-    except yaml.YAMLError as error:
-        raise ByeError(f"{source} is not valid YAML ({' '.join(str(error).split())}); mend the file there") from None
+    config = read_yaml(source)
     models = config.get("models") if isinstance(config, dict) else None
     if not isinstance(models, dict) or not all(isinstance(entry, dict) for entry in models.values()):
         raise ByeError(
@@ -164,7 +160,7 @@ def _family(path):
     model_type = read_json(config).get("model_type")
     if model_type not in MODEL_TYPES:
         raise ByeError(f"{config}: model_type {model_type!r} is not one of {', '.join(MODEL_TYPES)}")
-    return MODEL_TYPES[model_type]
+    return model_type
 
 
 def _make(root, work, targets, cores):

@@ -21,14 +21,19 @@ def read_config(paths):
 
     config = {}
     for path in paths:
-        try:
-            content = yaml.safe_load(read_text(path))
-        except yaml.YAMLError as error:
-            raise ByeError(f"{path} is not valid YAML ({' '.join(str(error).split())}); mend the file there") from None
+        content = read_yaml(path)
         if not isinstance(content, dict):
             raise ByeError(f"{path} has no sections; write it like config.yaml")
         update_config(config, content)
     return config
+
+
+def read_yaml(path):
+    """Return the content of a YAML file. Raises ByeError."""
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ByeError(f"{path} is not valid YAML ({' '.join(str(error).split())}); mend the file there") from None
 
 
 def check_schema(config, schema):
@@ -166,6 +171,11 @@ def is_downloaded(dataset):
     return dataset.get("root") == f"results/downloads/{dataset['format']}"
 
 
+def is_built(path):
+    """Whether a rule of the workflow builds a model: its path is results/base_models/KEY."""
+    return path.startswith("results/base_models/")
+
+
 def has_test_set(dataset):
     """Whether a dataset entry of the config gives something to evaluate on."""
     return bool(dataset["test"])
@@ -179,7 +189,7 @@ def find_model(key, path, base, file="config.json"):
     A path under results/base_models/ need not exist: a rule of the workflow builds it. Raises ByeError for a folder
     that is not there.
     """
-    if path.startswith("results/base_models/"):
+    if is_built(path):
         return path
     for folder in (Path(path).expanduser(), Path(base) / path):
         if folder.is_dir():
@@ -209,7 +219,7 @@ def check_hub(key, name, family=None, file="config.json"):
 
     key: the config key that names the model; file: what tells a model, fetched from the hub (some kilobytes).
     """
-    if os.path.isdir(name) or name.startswith("results/base_models/"):
+    if os.path.isdir(name) or is_built(name):
         return
     found = find_file(f"config key {key}: {name}", name, file)
     if family is not None:

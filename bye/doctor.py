@@ -161,7 +161,7 @@ def check_model(report, key, model, root):
     what, options = f"model {key}", model["finetune"]
     with report.checking(what):
         path = settings.find_model(f"models.{key}.path", model["path"], root)
-        if path.startswith("results/base_models/") and not os.path.isdir(path):
+        if settings.is_built(path) and not os.path.isdir(path):
             report.ok(what, f"the rule base_model makes {path}")
             return None
         settings.check_family(key, model["family"], path)

@@ -148,17 +148,16 @@ def generate(family, prompts, features, owners, max_new_tokens):
     about one image, it is run once (`run_prefix`), where positions are simply counted.
     """
     device = family.model.device
-    of_each = [features[image] for image in owners]
-    ids = pad([prompt.ids for prompt in prompts], 0).to(device)
-    mask = pad([np.ones(len(prompt.ids)) for prompt in prompts], 0).to(device)
-    inputs = family.inputs(ids, of_each, mask)
     shared, cache = run_prefix(family, prompts, features, owners) if family.counts_positions else (0, None)
+    ids = pad([prompt.ids[shared:] for prompt in prompts], 0).to(device)
+    mask = pad([np.ones(len(prompt.ids) - shared) for prompt in prompts], 0).to(device)
     if shared:  # padding goes between what is in the cache and the question
-        ids = pad([prompt.ids[shared:] for prompt in prompts], 0).to(device)
-        mask = F.pad(pad([np.ones(len(prompt.ids) - shared) for prompt in prompts], 0), (shared, 0), value=1).to(device)
+        mask = F.pad(mask, (shared, 0), value=1)
         embeddings = F.pad(family.model.get_input_embeddings()(ids), (0, 0, shared, 0))  # what the cache has is unread
         inputs = {"inputs_embeds": embeddings, "attention_mask": mask, "position_ids": position_ids(mask)}
         inputs["past_key_values"] = cache
+    else:
+        inputs = family.inputs(ids, [features[image] for image in owners], mask)
     end = sorted(family.end_token_ids)
     output = family.model.generate(
         **inputs,

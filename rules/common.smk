@@ -60,23 +60,24 @@ def check_jobs():
     Only what the jobs of this run need is looked at. Where jobs run on this machine, they take its GPUs in turn.
     """
     jobs = list(workflow.dag.needrun_jobs())
-    computing = [job for job in jobs if "gpu" in job.rule.resources]
+    computing = [job.wildcards for job in jobs if "gpu" in job.rule.resources]
+    models = sorted({wildcards.model for wildcards in computing if hasattr(wildcards, "model")})
+    purifiers = sorted({wildcards.defence for wildcards in computing if not hasattr(wildcards, "model")})
     try:
         for key in sorted({job.wildcards.dataset for job in jobs if job.rule.name == "prepare"}):
             settings.check_root(key, config["datasets"][key])
-        for key in sorted({job.wildcards.model for job in computing if hasattr(job.wildcards, "model")}):
+        for key in models:
             model = config["models"][key]
             settings.check_hub(f"models.{key}.path", model["path"], model["family"])
-        for key in sorted({job.wildcards.defence for job in computing if not hasattr(job.wildcards, "model")}):
+        for key in purifiers:
             settings.check_hub(
                 f"defences.{key}.diffusion", config["defences"][key]["diffusion"], file=DIFFUSION_FILES[0]
             )
         if workflow.local_exec:
             present, limit = len(devices.announce()), workflow.global_resources.get("gpu")
             limit = getattr(limit, "value", limit)
-            for key in {job.wildcards.model for job in computing if hasattr(job.wildcards, "model")}:
-                wanted = config["models"][key]["resources"]["gpu"]
-                settings.check_gpus(key, wanted, present, limit)
+            for key in models:
+                settings.check_gpus(key, config["models"][key]["resources"]["gpu"], present, limit)
     except ByeError as error:
         stop(error)
 
@@ -257,7 +258,7 @@ def diffusion_files(wildcards):
 
 def files_of_folder(path, built):
     """Return a model folder's files: the names `built` where a rule builds it, those that are there, or a hub id's none."""
-    if path.startswith("results/base_models/"):
+    if settings.is_built(path):
         return [f"{path}/{name}" for name in built]
     found = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
     return sorted(each for each in found if each.endswith((".json", ".safetensors", ".jinja")))

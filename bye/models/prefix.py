@@ -20,8 +20,10 @@ def run_prefix(family, prompts, features, owners):
     prompts: B Tokens; features: of I distinct images; owners: which of these each prompt asks about. (0, None) where it
     does not pay, with fewer than two prompts an image, or where the images have different numbers of tokens.
     """
+    if 2 * len(features) > len(prompts):
+        return 0, None
     last = {int(np.flatnonzero(prompt.ids == family.image_token_id)[-1]) for prompt in prompts}
-    if 2 * len(features) > len(prompts) or len(last) > 1:
+    if len(last) > 1:
         return 0, None
     length = last.pop() + 1
     model = family.model.model
