@@ -7,17 +7,15 @@ authors: batch of one, eager attention, `generate` of one token with `output_att
 shared: ours, where as many questions as in RSVQA's training set ask about each image, which is then run once.
 """
 
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+from transformers import GenerationConfig
 
 from bye.attention import features_of, last_rows
 from bye.errors import ByeError
@@ -29,35 +27,32 @@ WAYS = ("plain", "ours", "authors", "shared")
 QUESTIONS_AN_IMAGE = 16
 MINI = ("base_models/llava-mini", "base_models/internvl-mini")
 WORDS = ["what", "is", "the", "colour", "of", "a", "small", "large", "circle", "left", "right", "how", "many", "are"]
-LARGE_GRID, LARGE_LAYERS, LARGE_WIDTH, LARGE_HEADS = 24, 12, 384, 12  # 576 image tokens, as LLaVA-1.5
 
 
-def bench(models=MINI, n=32, batch_size=32, rounds=7, threads=None, large=False):
+def bench(models=MINI, n=32, batch_size=32, rounds=7, threads=None):
     """Print samples a second, ratios and peak memory of the four ways for each model folder.
 
-    n: random samples; rounds: how often each way is run, in turns; threads: of torch, or None for its default;
-    large: measure a random model of the same family with 12 layers and 576 image tokens in place of each model.
+    n: random samples; rounds: how often each way is run, in turns; threads: of torch, or None for its default.
     """
     for model in models:
-        with tempfile.TemporaryDirectory() as folder:
-            measured = enlarge(model, Path(folder) / "large") if large else model
-            name = f"{model}, enlarged" if large else model
-            print(f"{name}: {n} samples, batches of {batch_size}, median of {rounds} runs", flush=True)
-            _report(measured, n, batch_size, rounds, threads)
+        print(f"{model}: {n} samples, batches of {batch_size}, median of {rounds} runs", flush=True)
+        _report(model, n, batch_size, rounds, threads)
 
 
 def _report(model, n, batch_size, rounds, threads):
-    runs = {way: prepare(way, model, n, batch_size, threads) for way in WAYS}
+    family = load(model, threads)
+    runs = {way: prepare(way, family, n, batch_size) for way in WAYS}
     seconds = {way: [] for way in WAYS}
     for number in range(rounds + 1):
         for way in WAYS:
+            set_attention(family.model, way)
             start = time.perf_counter()
             runs[way]()
             if number:  # the first round warms up
                 seconds[way].append(time.perf_counter() - start)
     median = {way: float(np.median(seconds[way])) for way in WAYS}
     for way in WAYS:
-        memory = _peak_memory(model, way, n, batch_size, threads)
+        memory = _peak_memory(family, model, way, n, batch_size, threads)
         print(
             f"  {way:8} {n / median[way]:8.1f} samples/s   {median[way] / median['plain']:5.2f} x the time of plain"
             f"   peak memory {memory:.0f} MB above the loaded model"
@@ -66,16 +61,28 @@ def _report(model, n, batch_size, rounds, threads):
     print(f"and {median['ours'] / median['shared']:.1f} times as fast again on shared images", flush=True)
 
 
-def prepare(way, model, n, batch_size, threads):
-    """Load a model for one way and return the function that runs it over the n samples."""
+def load(model, threads):
+    """Load a model whose images all have one size. Raises ByeError for another."""
     if threads:
         torch.set_num_threads(threads)
-    family = load_model(model, attention="eager" if way == "authors" else "sdpa")
+    family = load_model(model)
     if family.any_resolution:
         raise ByeError(
             f"bench measures models of one input size, and {model} ({family.model_type}) takes images of any; give "
             "another"
         )
+    return family
+
+
+def set_attention(model, way):
+    """Let a loaded model compute attention as a way does it."""
+    model.set_attn_implementation("eager" if way == "authors" else "sdpa")
+    if way in ("ours", "shared"):
+        record_decoder(model)
+
+
+def prepare(way, family, n, batch_size):
+    """Return the function that runs a loaded model one way over n samples."""
     device, dtype, vision = family.model.device, family.model.dtype, family.model.config.vision_config
     size = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
     rng = np.random.default_rng(0)
@@ -109,35 +116,18 @@ def prepare(way, model, n, batch_size, threads):
             output = family.model.generate(**inputs([i]), generation_config=one_token)
             torch.stack([layer[0, :, -1].mean(dim=0) for layer in output.attentions[0]]).cpu()
 
-    if way in ("ours", "shared"):
-        record_decoder(family.model)
     ways = {"plain": run_plain, "ours": run_ours, "authors": run_authors}
     return ways.get(way) or partial(run_ours, QUESTIONS_AN_IMAGE)
 
 
-def enlarge(model, folder):
-    """Write a random model of the same family, larger, to `folder`; return it."""
-    config = AutoConfig.from_pretrained(model)
-    vision, text = config.vision_config, config.text_config
-    factor = round((LARGE_GRID**2 / config.image_seq_length) ** 0.5 * 64) / 64
-    if isinstance(vision.image_size, int):
-        vision.image_size = round(vision.image_size * factor)
-    else:
-        vision.image_size = [round(side * factor) for side in vision.image_size]
-    config.image_seq_length = LARGE_GRID**2
-    text.num_key_value_heads = LARGE_HEADS * text.num_key_value_heads // text.num_attention_heads
-    text.num_hidden_layers, text.hidden_size, text.intermediate_size = LARGE_LAYERS, LARGE_WIDTH, 3 * LARGE_WIDTH
-    text.num_attention_heads, text.head_dim = LARGE_HEADS, LARGE_WIDTH // LARGE_HEADS
-    if getattr(text, "layer_types", None):
-        text.layer_types = ["full_attention"] * LARGE_LAYERS
-    torch.manual_seed(0)
-    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
-    return folder
-
-
-def _peak_memory(model, way, n, batch_size, threads):
-    """Peak memory in MB that one run of a way adds, in a process of its own (on a GPU: memory of the GPU)."""
+def _peak_memory(family, model, way, n, batch_size, threads):
+    """Peak memory in MB that one run of a way adds: of the GPU, or in a process of its own."""
+    if family.model.device.type == "cuda":
+        set_attention(family.model, way)
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        prepare(way, family, n, batch_size)()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     call = f"from bye.bench import measure; measure({str(model)!r}, {way!r}, {n}, {batch_size}, {threads})"
     result = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True)
     if result.returncode:
@@ -146,14 +136,10 @@ def _peak_memory(model, way, n, batch_size, threads):
 
 
 def measure(model, way, n, batch_size, threads):
-    """Print how many MB the peak memory during one run of a way is above what it was before."""
-    run = prepare(way, model, n, batch_size, threads)
-    if torch.cuda.is_available():
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        print((torch.cuda.max_memory_allocated() - before) / 2**20)
-        return
+    """Print how many MB the peak memory of this process during one run of a way is above what it was before."""
+    family = load(model, threads)
+    set_attention(family.model, way)
+    run = prepare(way, family, n, batch_size)
     Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
     before = _status("VmRSS")
     run()

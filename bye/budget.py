@@ -31,6 +31,8 @@ from bye.config import BUILT_IN_ATTACK
 
 EFFICIENCY = 0.4
 TOKEN_COST = 10
+QUANTIZED = {"4bit": 0.52}  # bytes a weight: NF4 in blocks of 64, whose constants are quantised again
+STAGES = ("fine-tune", "attention", "evaluation", "sentinet")
 FINE_TUNED = ("random", "bye", "sentinet", "oracle")  # kinds of defences after which a model is fine-tuned again
 # Where no GPU is at hand: name, bytes, bfloat16 operations a second.
 REFERENCE = ("an A100 of 80 GB (no GPU is here)", 80e9, 312e12)
@@ -61,15 +63,21 @@ class Sizes:
     layers: int
     patches: int
 
-    def train_bytes(self, tokens, micro, checkpointing, number):
+    def weights(self, number, quantization=None):
+        """Bytes of the base model; number: bytes of one number."""
+        decoder = QUANTIZED[quantization] if quantization else number
+        return decoder * self.decoder + number * (self.parameters - self.decoder)
+
+    def train_bytes(self, tokens, micro, checkpointing, number, quantization=None):
         """Bytes of a fine-tune with `micro` samples of `tokens` tokens in memory; number: bytes of one."""
         kept = (2 * self.width * self.layers + self._layer) if checkpointing else self.layers * self._layer
-        return _with_margin(self.parameters * number + 16 * self.lora + micro * tokens * kept * number / 2)
+        base = self.weights(number, quantization)
+        return _with_margin(base + 16 * self.lora + micro * tokens * kept * number / 2)
 
-    def inference_bytes(self, tokens, batch, number):
+    def inference_bytes(self, tokens, batch, number, quantization=None):
         """Bytes of a batch of answers, prompt and answer of `tokens` tokens together."""
         cache = 4 * self.keys * self.layers + self._layer
-        return _with_margin(self.parameters * number + batch * tokens * cache * number / 2)
+        return _with_margin(self.weights(number, quantization) + batch * tokens * cache * number / 2)
 
     @property
     def _layer(self):
@@ -85,6 +93,11 @@ class Sizes:
         towers = 1 if cached else epochs
         image = 2 * self.tower * self.patches
         return samples * (epochs * (2 + checkpointing) * self.forward(tokens, image=False) + towers * image)
+
+    def trials(self, samples, reference, pasted, tokens):
+        """Operations of SentiNet: for each training sample, and each clean one that fits the boundary, a forward and a
+        backward pass, and two passes over each of the clean images that the regions are pasted on."""
+        return (samples + reference - pasted) * (2 * pasted + 2) * self.forward(tokens)
 
     def answers(self, samples, tokens, new_tokens):
         """Operations, or what costs as much, of `samples` answers of `new_tokens` tokens."""
@@ -123,27 +136,52 @@ def _with_margin(amount):
     return 1.1 * amount + 1e9
 
 
-def cells(config):
-    """Return what the tables of a configuration want: (plain, further, answered), sets of cells, which are tuples
-    (model, dataset, attack, seed, defence): plain fine-tunes, those after a defence, and cells that are evaluated."""
+def runs_of(config, name):
+    """Return what one table of a configuration wants: (plain, further, answered, tried), sets of cells.
+
+    A cell is a tuple (model, dataset, attack, seed, defence). plain: fine-tunes whose attention is read too; further:
+    those after a defence; answered: cells that are evaluated; tried: cells of SentiNet.
+    """
     kinds = {key: defence["kind"] for key, defence in config["defences"].items()}
     vanilla = next(key for key, kind in kinds.items() if kind == "none")
-    plain, answered = set(), set()
-    for name, table in config["tables"].items():
-        single = "model" in table  # a figure of single samples, of the first seed
-        runs = itertools.product(
-            [table["model"]] if single else table["models"],
-            [table["dataset"]] if single else table["datasets"],
-            table.get("attacks") or [table["attack"]],
-            config["seeds"][:1] if single else config["seeds"],
-        )
-        for run in runs:
-            plain.add((*run, vanilla))
-            if name in ("table1", "table3", "table6"):
-                answered |= {(*run, defence) for defence in table["defences"]}
-            elif name == "poison_rate" and run[2] != BUILT_IN_ATTACK:
-                answered |= {(*run, defence) for defence in (vanilla, table["defences"][0])}
-    return plain, {cell for cell in answered if kinds[cell[4]] in FINE_TUNED}, answered
+    table, plain, answered, tried = config["tables"][name], set(), set(), set()
+    single = "model" in table  # a figure of single samples, of the first seed
+    runs = itertools.product(
+        [table["model"]] if single else table["models"],
+        [table["dataset"]] if single else table["datasets"],
+        table.get("attacks") or [table["attack"]],
+        config["seeds"][:1] if single else config["seeds"],
+    )
+    for run in runs:
+        plain.add((*run, vanilla))
+        if name in ("table1", "table3", "table6"):
+            answered |= {(*run, defence) for defence in table["defences"]}
+        elif name == "poison_rate" and run[2] != BUILT_IN_ATTACK:
+            answered |= {(*run, defence) for defence in (vanilla, table["defences"][0])}
+        tried |= {(*run, defence) for defence in table.get("defences", ()) if kinds[defence] == "sentinet"}
+    return plain, {cell for cell in answered if kinds[cell[4]] in FINE_TUNED}, answered, tried
+
+
+def cells(config):
+    """Return what all tables of a configuration want together, as `runs_of` does for one."""
+    return tuple(map(set.union, *(runs_of(config, name) for name in config["tables"])))
+
+
+def costs(config, seconds):
+    """Return {table: {stage: seconds}}: what each table adds to those before it, for no run is done twice.
+
+    seconds: {(model, dataset): {stage: seconds of one run}}; runs of other pairs are left out. After a defence a
+    fine-tune has a few samples less, which is not counted.
+    """
+    done, table_costs = [set() for _ in range(len(STAGES))], {}
+    for name in config["tables"]:
+        plain, further, answered, tried = runs_of(config, name)
+        table_costs[name] = dict.fromkeys(STAGES, 0.0)
+        for stage, before, wanted in zip(STAGES, done, (plain | further, plain, answered, tried), strict=True):
+            new = {cell for cell in wanted - before if cell[:2] in seconds}
+            table_costs[name][stage] = sum(seconds[cell[:2]][stage] for cell in new)
+            before |= wanted
+    return table_costs
 
 
 def find_device(wants_gpu):

@@ -16,7 +16,9 @@ from bye import hub
 from bye.clean import find_workflow
 from bye.data.images import load_image
 from bye.data.samples import id_of, read_samples, turns_of
+from bye.distributed import split_batch
 from bye.errors import ByeError
+from bye.files import read_json
 
 EXAMPLE = {  # stands in for a dataset that is not there yet
     "id": "an example",
@@ -55,40 +57,61 @@ class Report:
             self.problem(what, error)
 
 
-def doctor(configfile=(), models=(), datasets=()):
+def doctor(configfile=(), models=(), datasets=(), rates=None, price=None):
     """Check the models and datasets of config.yaml with the files `configfile` laid over it; return how many problems.
 
     models, datasets: keys to look at, by default all. For each pair of both, the prompt of one sample is printed by
-    the roles of its tokens, and memory and time of its runs are worked out (`bye.budget`). Raises ByeError where the
-    configuration itself is wrong.
+    the roles of its tokens, and memory and time of its runs are worked out (`bye.budget`); then what each table takes.
+    rates: a file of `bye rates`, whose device and measured rates stand in for this machine's; price: of an hour of one
+    device, in any currency. Raises ByeError where the configuration itself is wrong.
     """
     import torch
 
-    from bye.budget import cells, find_device
+    from bye.budget import Device, find_device
 
-    root, report = find_workflow(), Report()
-    config = settings.read_config([root / "config.yaml", *configfile])
-    settings.check_schema(config, root / "config.schema.yaml")
-    settings.check_references(config)
+    report = Report()
+    root, config = read_configuration(configfile)
+    measured = read_rates(rates) if rates else {"rates": {}}
     for section, keys in (("models", models), ("datasets", datasets)):
         for key in keys:
             settings.check_known(key, config, section, f"option --{section}")
     torch.set_num_threads(1)  # as in a job
     data = {key: check_dataset(report, key, config) for key in datasets or config["datasets"]}
-    wanted = cells(config)
+    seconds = {}
     for key in models or config["models"]:
         model = config["models"][key]
         family = check_model(report, key, model, root)
         if family is None:
             continue
-        device, seconds = find_device(model["resources"]["gpu"] > 0), {}
+        device, achieved = find_device(model["resources"]["gpu"] > 0), measured["rates"].get(key, {})
+        if achieved:
+            device = Device(measured["device"], measured["memory"], device.rate, measured["bytes"])
         for dataset, (sample, size, entry) in data.items():
             with report.checking(f"{key} on {dataset}"):
                 counts = show_prompt(report, f"{key} on {dataset}", family, sample, size)
-                seconds[dataset] = check_budget(report, key, dataset, model, entry, family, counts, device)
-        count_runs(report, key, seconds, *wanted)
+                pair = check_budget(report, key, dataset, config, entry, family, counts, device, achieved)
+                seconds[key, dataset] = pair
+    if seconds:
+        show_costs(report, config, seconds, price)
     print(f"{report.problems or 'no'} problem{'s' * (report.problems != 1)}")
     return report.problems
+
+
+def read_configuration(configfile):
+    """Return (the repository's folder, config.yaml with the files `configfile` laid over it). Raises ByeError."""
+    root = find_workflow()
+    config = settings.read_config([root / "config.yaml", *configfile])
+    settings.check_schema(config, root / "config.schema.yaml")
+    settings.check_references(config)
+    return root, config
+
+
+def read_rates(path):
+    """Return the content of a file of `bye rates`. Raises ByeError for another file."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not {"device", "memory", "bytes", "rates"} <= set(content):
+        raise ByeError(f"{path} is no file of `bye rates`; make it anew by that command")
+    return content
 
 
 # ---- datasets --------------------------------------------------------------------------------------------------------
@@ -226,19 +249,23 @@ def _short(text):
 # ---- memory, time and numbers of runs --------------------------------------------------------------------------------
 
 
-def check_budget(report, key, dataset, model, entry, family, counts, device):
+def check_budget(report, key, dataset, config, entry, family, counts, device, achieved):
     """Compare a pair's memory with the device's, print its time, and return the seconds of each of its runs.
 
-    model, entry: of the configuration; counts: tokens and image tokens of one sample, which stands for all.
+    entry: of the dataset, with its numbers of samples; counts: tokens and image tokens of one sample, which stands for
+    all; achieved: measured operations a second of each stage, where they are known.
     """
-    from bye.budget import EFFICIENCY
+    from bye.budget import EFFICIENCY, STAGES
 
-    what, options, batch = f"{key} on {dataset}", model["finetune"], model["inference_batch_size"]
-    (tokens, image_tokens), checkpointing = counts, options["gradient_checkpointing"]
+    what, model = f"{key} on {dataset}", config["models"][key]
+    options, batch = model["finetune"], model["inference_batch_size"]
+    (tokens, image_tokens), epochs, samples = counts, options["epochs"], entry["train"]
+    checkpointing, cached = options["gradient_checkpointing"], options["cache_features"]
     sizes = sizes_with(family, options, image_tokens)
-    micro = min(options["micro_batch_size"] or options["batch_size"], options["batch_size"])
-    training = sizes.train_bytes(tokens, micro, checkpointing, device.bytes)
-    answering = sizes.inference_bytes(tokens + entry["max_new_tokens"], batch, device.bytes)
+    micro, _ = split_batch(options["batch_size"], max(1, model["resources"]["gpu"]), options["micro_batch_size"])
+    number = device.bytes, model["quantization"]
+    training = sizes.train_bytes(tokens, micro, checkpointing, *number)
+    answering = sizes.inference_bytes(tokens + entry["max_new_tokens"], batch, *number)
     knob = f"micro_batch_size (now {micro})" if micro > 1 or checkpointing else "gradient_checkpointing (now false)"
     for name, needed, change in (
         ("fine-tune", training, f"finetune.{knob}"),
@@ -250,26 +277,43 @@ def check_budget(report, key, dataset, model, entry, family, counts, device):
                 f"the {name} needs about {_gb(needed)}, and {device.name} has {_gb(device.memory)}; change config key "
                 f"models.{key}.{change}, or take a device with more",
             )
-    rate, cached = EFFICIENCY * device.rate, options["cache_features"]
-    answers = sizes.answers(entry["test"], tokens, entry["max_new_tokens"])
-    seconds = {
-        "fine-tune": sizes.fine_tune(entry["train"], options["epochs"], tokens, checkpointing, cached) / rate,
-        "attention": entry["train"] * sizes.forward(tokens) / rate,
-        "evaluation": 2 * answers / rate,  # clean and triggered
+    pasted = max([each["pasted"] for each in config["defences"].values() if each["kind"] == "sentinet"], default=0)
+    operations = {
+        "fine-tune": sizes.fine_tune(samples, epochs, tokens, checkpointing, cached),
+        "attention": samples * sizes.forward(tokens),
+        "evaluation": 2 * sizes.answers(entry["test"], tokens, entry["max_new_tokens"]),  # clean and triggered
+        "sentinet": sizes.trials(samples, entry["test"], pasted, tokens),
     }
-    times = ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
+    # SentiNet is mostly forward passes.
+    rates = {**dict.fromkeys(STAGES, EFFICIENCY * device.rate), **achieved}
+    rates["sentinet"] = rates["attention"]
+    seconds = {stage: operations[stage] / rates[stage] for stage in STAGES}
+    times = ", ".join(f"{stage} {_duration(seconds[stage])}" for stage in STAGES[:-1])
     report.ok(what, f"about {_gb(training)} to fine-tune and {_gb(answering)} to evaluate; {times}, on {device.name}")
     return seconds
 
 
-def count_runs(report, key, seconds, *wanted):
-    """Print how many runs of a model the tables want on the datasets that were looked at, and their time together."""
-    plain, further, answered = ([each for each in part if each[0] == key and each[1] in seconds] for part in wanted)
-    total = sum(seconds[dataset]["fine-tune"] for _, dataset, *_ in plain + further)
-    total += sum(seconds[dataset]["attention"] for _, dataset, *_ in plain)
-    total += sum(seconds[dataset]["evaluation"] for _, dataset, *_ in answered)
-    counts = f"plain fine-tunes {len(plain)}, after a defence {len(further)}, evaluations {len(answered)}"
-    report.ok(f"model {key}", f"the tables want: {counts}; {_duration(total)} one after the other")
+def show_costs(report, config, seconds, price):
+    """Print what each table takes on one device after the other, in hours, each run in the first table to want it."""
+    from bye.budget import STAGES, cells, costs
+
+    rows = costs(config, seconds)
+    unit = "hours" if sum(sum(row.values()) for row in rows.values()) >= 7200 else "minutes"
+    scale = 3600 if unit == "hours" else 60
+    plain, further, answered, _ = ([run for run in part if run[:2] in seconds] for part in cells(config))
+    report.ok(
+        "tables",
+        f"plain fine-tunes {len(plain)}, after a defence {len(further)}, evaluations {len(answered)}; {unit} of one "
+        "device, each run in the first table that wants it:",
+    )
+    columns = [*STAGES, "together", *(["price"] if price is not None else [])]
+    report.note(f"{'':12}" + "".join(f"{column:>12}" for column in columns))
+    rows["together"] = {stage: sum(row[stage] for row in rows.values()) for stage in STAGES}
+    for name, row in rows.items():
+        amounts = [*row.values(), sum(row.values())]
+        texts = [f"{amount / scale:12.1f}" for amount in amounts]
+        texts += [] if price is None else [f"{amounts[-1] / 3600 * price:12.2f}"]
+        report.note(f"{name:12}" + "".join(texts))
 
 
 def _gb(amount):

@@ -679,12 +679,25 @@ def base_model(family, out, seed, threads):
 
 
 @stage(
+    "twin",
+    need("--model", "folder of a mini base model, llava or internvl: its family, tokenizer and template are taken"),
+    need("--out", "model folder to write"),
+    may("--size", "true", "of the original (14 to 16 GB), or in the middle", choices=("true", "mid")),
+    switch("--weights", True, "write the weights too; without them it serves `bye doctor`"),
+)
+def twin(model, out, size, weights):
+    """Write a model of the original's size with random weights, to measure what it costs."""
+    from bye.models.twin import write_twin
+
+    write_twin(model, out, size, weights)
+
+
+@stage(
     "bench",
     may("--models", ("base_models/llava-mini", "base_models/internvl-mini"), "model folders", nargs="+", type=str),
     may("--n", 32, "samples"),
     may("--batch-size", 32, "samples a forward pass"),
     may("--rounds", 7, "repetitions; medians are compared"),
-    switch("--large", False, "in place of each model, a random one of 12 layers and 576 image tokens"),
     THREADS,
 )
 def bench(**options):
@@ -714,10 +727,29 @@ def clean(**options):
 
 
 @stage(
+    "rates",
+    may("--configfile", (), "YAML files laid over config.yaml, as by snakemake --configfile", nargs="+", type=str),
+    may("--models", (), "keys of the models to measure (default: all)", nargs="+", type=str),
+    may("--steps", 50, "optimiser steps of the fine-tune"),
+    may("--batches", 8, "batches of the extraction and of the evaluation"),
+    may("--max-new-tokens", 16, "tokens of an answer"),
+    THREADS,
+    need("--out", "JSON file to write, for `bye doctor --rates`"),
+)
+def rates(**options):
+    """Measure fine-tune, extraction and evaluation of models on this machine."""
+    from bye.rates import measure_rates
+
+    measure_rates(**options)
+
+
+@stage(
     "doctor",
     may("--configfile", (), "YAML files laid over config.yaml, as by snakemake --configfile", nargs="+", type=str),
     may("--models", (), "keys of the models to look at (default: all)", nargs="+", type=str),
     may("--datasets", (), "keys of the datasets to look at (default: all)", nargs="+", type=str),
+    may("--rates", None, "file of `bye rates`: what was measured, in place of an estimate"),
+    may("--price", None, "of an hour of one device: what the tables cost", type=float),
 )
 def doctor(**options):
     """Check models, datasets, prompts, memory and time of a configuration, before hours are spent."""

@@ -16,7 +16,6 @@ from tiny_models import TEMPLATES, write_tiny_model
 
 from bye import config as settings
 from bye.attention import extract
-from bye.bench import bench
 from bye.clean import clean
 from bye.defences import detect
 from bye.errors import ByeError
@@ -67,13 +66,6 @@ def test_a_folder_that_is_no_model_of_a_known_family(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ByeError, match="is of type 'qwen2_vl'; supported are llava, internvl, llava_next, qwen3_vl"):
         load_model(tmp_path)
-
-
-@pytest.mark.parametrize("family", ["llava_next", "qwen3_vl"])
-def test_the_benchmark_wants_one_input_size(family, tmp_path):
-    write_tiny_model(family, tmp_path / "m", layers=2)
-    with pytest.raises(ByeError, match=rf"of one input size, and .*/m \({family}\) takes images of any; give another"):
-        bench([tmp_path / "m"])
 
 
 # ---- sets that are too small or too plain ----------------------------------------------------------------------------

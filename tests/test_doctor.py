@@ -16,6 +16,7 @@ from bye.data.prepare import LAYOUTS, check_folder
 from bye.doctor import doctor
 from bye.errors import ByeError
 from bye.models import load_model
+from bye.rates import measure_rates
 
 BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
 
@@ -27,11 +28,11 @@ def here(tmp_path, monkeypatch):
     folder = write_tiny_model("llava", tmp_path / "model", layers=2)
     models = small_config("model")["models"]
 
-    def examine(keys=("rsvqa",), finetune=(), **sections):
+    def examine(keys=("rsvqa",), finetune=(), rates=None, price=None, **sections):
         config = {"models": models, **sections}
         config["models"]["tiny"]["finetune"].update(finetune)
         (tmp_path / "more.yaml").write_text(yaml.safe_dump(config))
-        return doctor([tmp_path / "more.yaml"], ["tiny"], keys)
+        return doctor([tmp_path / "more.yaml"], ["tiny"], keys, rates, price)
 
     examine.model = folder
     return examine
@@ -189,6 +190,53 @@ def test_what_the_generator_writes_is_whole(form, tmp_path):
     check_folder(form, tmp_path / "raw")
 
 
+# ---- what tables cost ------------------------------------------------------------------------------------------------
+
+
+def table_of(capsys):
+    """What doctor printed last about the tables: its heading, and {table: numbers}."""
+    lines = capsys.readouterr().out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("ok       tables: "))
+    names = lines[start + 1].split()
+    rows = [line.split() for line in lines[start + 2 : -1]]
+    return lines[start], {name: dict(zip(names, map(float, numbers), strict=True)) for name, *numbers in rows}
+
+
+def test_each_run_is_paid_for_once(here, capsys, tmp_path):
+    tables = small_config("model")["tables"]
+    everything = dict.fromkeys(("fine-tune", "attention", "evaluation"), 2.0e9)
+    content = {"device": "a small one", "memory": 1e12, "bytes": 2, "rates": {"tiny": everything}}
+    dump(tmp_path / "rates.json", content)
+    config = {**small_config("model"), "seeds": [0, 1]}
+    pair = dict.fromkeys(budget.STAGES, 60.0)
+    costs = budget.costs(config, {("tiny", "scienceqa"): pair})
+    assert costs["table1"] == {"fine-tune": 240.0, "attention": 120.0, "evaluation": 240.0, "sentinet": 0.0}
+    assert all(amount == 0 for name in tables if name != "table1" for amount in costs[name].values())
+    assert budget.costs(config, {}) == {name: dict.fromkeys(budget.STAGES, 0) for name in tables}
+
+    assert here(rates=tmp_path / "rates.json", price=60.0, tables={"table1": {"models": ["tiny"]}}) == 0
+    heading, rows = table_of(capsys)
+    assert "plain fine-tunes 1, after a defence 3, evaluations 5; minutes of one device" in heading
+    row = rows["table1"]
+    assert row["together"] == pytest.approx(row["fine-tune"] + row["attention"] + row["evaluation"], abs=0.2)
+    assert row["price"] == pytest.approx(row["together"], abs=0.1)  # 60 an hour is 1 a minute
+    assert rows["together"]["together"] == row["together"] > 0
+
+
+def test_rates_are_measured_and_read(here, capsys, tmp_path):
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"models": small_config("model")["models"]}))
+    measure_rates("rates.json", ["more.yaml"], ["tiny"], steps=2, batches=1, max_new_tokens=2)
+    told = capsys.readouterr().out
+    assert [line.split()[0] for line in told.splitlines()] == ["tiny:", "fine-tune", "attention", "evaluation"]
+    rates = json.loads((tmp_path / "rates.json").read_text())
+    assert set(rates["rates"]["tiny"]) == {"fine-tune", "attention", "evaluation"}
+    assert min(rates["rates"]["tiny"].values()) > 0
+    assert here(rates="rates.json") == 0
+    dump(tmp_path / "other.json", {"tiny": 3})
+    with pytest.raises(ByeError, match="other.json is no file of `bye rates`; make it anew by that command"):
+        here(rates="other.json")
+
+
 # ---- estimates -------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +282,13 @@ def test_activations_are_what_torch_keeps_for_the_backward_pass():
     estimated = (sizes.train_bytes(150, 2, False, 4) - 1e9) / 1.1
     assert estimated == pytest.approx(measured, rel=0.3)
     assert sizes.train_bytes(150, 2, True, 4) < sizes.train_bytes(150, 2, False, 4)
+
+
+def test_four_bits_are_a_quarter_of_the_decoders_weights():
+    sizes = budget.Sizes(1000, 800, 100, 0, 1, 1, 1, 1, 1)
+    assert sizes.weights(2) == 2000
+    assert sizes.weights(2, "4bit") == pytest.approx(800 * 0.52 + 400)
+    assert sizes.train_bytes(1, 1, True, 2, "4bit") < sizes.train_bytes(1, 1, True, 2)
 
 
 def test_the_papers_models_at_the_papers_scale():

@@ -1,0 +1,115 @@
+"""What the stages of a model give on this machine, measured by the stages themselves, for estimates of whole tables.
+
+Each stage is run twice, on few and on more samples; the difference of the two times is what the additional samples
+took, without loading and warming up. One question is asked of random images: the time does not depend on them.
+"""
+
+import gc
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bye import config as settings
+from bye.attention import extract
+from bye.budget import find_device
+from bye.data.samples import turns_of
+from bye.doctor import EXAMPLE, EXAMPLE_SIZE, read_configuration, sizes_with
+from bye.evaluate import evaluate
+from bye.files import write_json
+from bye.finetune import finetune
+from bye.models import load_model
+
+BLOCK = 24  # pixels of an image's squares: a small file, quick to decode
+WARM_UP = 4  # optimiser steps, and batches, of the shorter run
+
+
+def measure_rates(out, configfile=(), models=(), steps=50, batches=8, max_new_tokens=16, threads=None):
+    """Measure fine-tune, extraction and evaluation of models of a configuration on one device; write rates.json.
+
+    models: keys, by default all; steps: optimiser steps of the fine-tune; batches: of extraction and evaluation, each
+    of the entry's inference_batch_size; max_new_tokens: of an answer, all of which are generated unless the model ends.
+    Written are, for each model, operations a second as `bye.budget` counts them: `bye doctor --rates` reads the file.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    root, config = read_configuration(configfile)
+    rates = {}
+    for key in models or config["models"]:
+        settings.check_known(key, config, "models", "option --models")
+        model = config["models"][key]
+        path = settings.find_model(f"models.{key}.path", model["path"], root)
+        with TemporaryDirectory() as folder:
+            rates[key] = _measure(key, model, path, Path(folder), steps, batches, max_new_tokens)
+    device = find_device(wants_gpu=False)
+    write_json(out, {"device": device.name, "memory": device.memory, "bytes": device.bytes, "rates": rates})
+
+
+def _measure(key, model, path, folder, steps, batches, max_new_tokens):
+    """Operations a second of a model's stages, each printed in the units of its own."""
+    options = {**model["finetune"], "epochs": 1, "quantization": model["quantization"], "family": model["family"]}
+    family = load_model(path, expected=model["family"], weights=False)
+    tokens = family.conversation(EXAMPLE["id"], turns_of(EXAMPLE), EXAMPLE_SIZE)
+    n_tokens, n_image, device = len(tokens.ids), int((tokens.ids == family.image_token_id).sum()), find_device(False)
+    sizes = sizes_with(family, options, n_image)
+    inference = {"family": model["family"], "quantization": model["quantization"]}
+    batch = model["inference_batch_size"]
+    print(f"{key}: {path}, {n_tokens} tokens a sample, on {device.name}", flush=True)
+
+    def fine_tune(n):
+        finetune(path, _samples(folder, n), folder, folder / "adapter", folder / "loss.csv", checkpoints=0, **options)
+
+    def attention(n):
+        extract(path, None, _samples(folder, n), folder, folder / "attention.parquet", batch, **inference)
+
+    def evaluation(n):
+        files = _samples(folder, n), folder, folder / "predictions.parquet", folder / "eval.json"
+        evaluate(path, None, *files, "accuracy", max_new_tokens=max_new_tokens, batch_size=batch, **inference)
+
+    checkpointing, cached = options["gradient_checkpointing"], options["cache_features"]
+    stages = {
+        "fine-tune": (fine_tune, options["batch_size"], steps, sizes.fine_tune(1, 1, n_tokens, checkpointing, cached)),
+        "attention": (attention, batch, batches, sizes.forward(n_tokens)),
+        "evaluation": (evaluation, batch, batches, sizes.answers(1, n_tokens, max_new_tokens)),
+    }
+    rates = {}
+    for stage, (run, size, repeats, operations) in stages.items():
+        short, _ = _timed(run, WARM_UP * size)
+        long, memory = _timed(run, (WARM_UP + repeats) * size)
+        speed = repeats * size / max(long - short, 1e-9)  # samples a second
+        rates[stage] = speed * operations
+        share = rates[stage] / device.rate
+        print(
+            f"  {stage:10} {speed:8.2f} samples/s {speed * n_tokens:9.0f} tokens/s   "
+            f"{100 * share:3.0f} % of a large matrix product{memory}",
+            flush=True,
+        )
+    return rates
+
+
+def _timed(run, n):
+    """Seconds of a stage on n samples, and on a GPU its peak memory in words."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    run(n)
+    seconds = time.perf_counter() - started
+    memory = f"   peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if torch.cuda.is_available() else ""
+    return seconds, memory
+
+
+def _samples(folder, n):
+    """Write n samples, each on a random image of its own; return the path of their file."""
+    for number in range(n):
+        if not (folder / f"{number}.png").exists():
+            squares = np.random.default_rng(number).integers(0, 256, (EXAMPLE_SIZE[0] // BLOCK,) * 2 + (3,), np.uint8)
+            Image.fromarray(squares).resize(EXAMPLE_SIZE[::-1], Image.NEAREST).save(folder / f"{number}.png")
+    write_json(
+        folder / "samples.json", [{**EXAMPLE, "id": str(number), "image": f"{number}.png"} for number in range(n)]
+    )
+    return folder / "samples.json"
