@@ -24,7 +24,7 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
 def purify(
-    samples, images, diffusion, out_samples, out_images, pool=4, steps=10, guided_from=0.0, batch_size=32, seed=0,
+    samples, images, diffusion, out_samples, out_images, pool=4, steps=10, guided_from=0.0, batch_size=16, seed=0,
     threads=None, device="auto",
 ):  # fmt: skip
     """Purify every image of a samples file; write the samples with the new images' names, and the images as PNG.
@@ -78,7 +78,7 @@ class Purifier:
         if self.size % pool:
             raise ByeError(f"zip averages squares of {pool} pixels, which do not divide the {self.size} of {path}")
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.unet.to(self.device).eval()
+        self.unet.to(self.device, memory_format=torch.channels_last).eval()  # a fifth faster on a CPU
 
     def __call__(self, images, generators):
         """Purify PIL images (each at its own size, which it keeps) with one random generator for each one's noise."""

@@ -337,7 +337,7 @@ def score(flags, labels, out, layers):
     may("--pool", 4, "edge of the squares that are averaged, pixels at the diffusion model's size"),
     may("--steps", 10, "denoising steps"),
     may("--guided-from", 0.0, "share of the steps that are taken without guidance first"),
-    may("--batch-size", 32, "images at a time"),
+    may("--batch-size", 16, "images at a time"),
     SEED,
     THREADS,
     need("--out-samples", "samples file to write"),
