@@ -27,19 +27,19 @@ BLOCK = 24  # pixels of an image's squares: a small file, quick to decode
 WARM_UP = 4  # optimiser steps, and batches, of the shorter run
 
 
-def measure_rates(out, configfile=(), models=(), steps=50, batches=8, max_new_tokens=16, threads=None):
+def measure_rates(out, configfile=(), models=(), steps=50, batches=8, max_new_tokens=16):
     """Measure fine-tune, extraction and evaluation of models of a configuration on one device; write rates.json.
 
     models: keys, by default all; steps: optimiser steps of the fine-tune; batches: of extraction and evaluation, each
     of the entry's inference_batch_size; max_new_tokens: of an answer, all of which are generated unless the model ends.
     Written are, for each model, operations a second as `bye.budget` counts them: `bye doctor --rates` reads the file.
     """
-    if threads:
-        torch.set_num_threads(threads)
     root, config = read_configuration(configfile)
+    for key in models:
+        settings.check_known(key, config, "models", "option --models")
+    torch.set_num_threads(1)  # as in a job
     rates = {}
     for key in models or config["models"]:
-        settings.check_known(key, config, "models", "option --models")
         model = config["models"][key]
         path = settings.find_model(f"models.{key}.path", model["path"], root)
         with TemporaryDirectory() as folder:
@@ -59,14 +59,14 @@ def _measure(key, model, path, folder, steps, batches, max_new_tokens):
     batch = model["inference_batch_size"]
     print(f"{key}: {path}, {n_tokens} tokens a sample, on {device.name}", flush=True)
 
-    def fine_tune(n):
-        finetune(path, _samples(folder, n), folder, folder / "adapter", folder / "loss.csv", checkpoints=0, **options)
+    def fine_tune(samples):
+        finetune(path, samples, folder, folder / "adapter", folder / "loss.csv", checkpoints=0, **options)
 
-    def attention(n):
-        extract(path, None, _samples(folder, n), folder, folder / "attention.parquet", batch, **inference)
+    def attention(samples):
+        extract(path, None, samples, folder, folder / "attention.parquet", batch, **inference)
 
-    def evaluation(n):
-        files = _samples(folder, n), folder, folder / "predictions.parquet", folder / "eval.json"
+    def evaluation(samples):
+        files = samples, folder, folder / "predictions.parquet", folder / "eval.json"
         evaluate(path, None, *files, "accuracy", max_new_tokens=max_new_tokens, batch_size=batch, **inference)
 
     checkpointing, cached = options["gradient_checkpointing"], options["cache_features"]
@@ -77,27 +77,25 @@ def _measure(key, model, path, folder, steps, batches, max_new_tokens):
     }
     rates = {}
     for stage, (run, size, repeats, operations) in stages.items():
-        short, _ = _timed(run, WARM_UP * size)
-        long, memory = _timed(run, (WARM_UP + repeats) * size)
+        short, _ = _timed(run, _samples(folder, WARM_UP * size))
+        long, memory = _timed(run, _samples(folder, (WARM_UP + repeats) * size))
         speed = repeats * size / max(long - short, 1e-9)  # samples a second
         rates[stage] = speed * operations
-        share = rates[stage] / device.rate
-        print(
-            f"  {stage:10} {speed:8.2f} samples/s {speed * n_tokens:9.0f} tokens/s   "
-            f"{100 * share:3.0f} % of a large matrix product{memory}",
-            flush=True,
-        )
+        print(f"  {stage:10} {speed:8.2f} samples/s {speed * n_tokens:9.0f} tokens/s{memory}", flush=True)
+    for stage in ("fine-tune", "attention"):
+        share = 100 * rates[stage] / device.rate
+        print(f"  {stage:10} {share:.0f} % of the operations a second of a large matrix product", flush=True)
     return rates
 
 
-def _timed(run, n):
-    """Seconds of a stage on n samples, and on a GPU its peak memory in words."""
+def _timed(run, samples):
+    """Seconds of a stage on a samples file, and on a GPU its peak memory in words."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    run(n)
+    run(samples)
     seconds = time.perf_counter() - started
     memory = f"   peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if torch.cuda.is_available() else ""
     return seconds, memory

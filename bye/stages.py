@@ -62,6 +62,9 @@ CELLS = need("--cells", "result files of all cells, at their places in the path 
 CELL_LABELS = need("--labels", "their labels, .../DATASET/ATTACK/sSEED.parquet", nargs="+")
 TABLE = need("--out", "CSV to write; Markdown and LaTeX go beside it")
 PICTURES = need("--out", "pictures to write, PNG or PDF", nargs="+")
+CONFIGFILES = may(
+    "--configfile", (), "YAML files laid over config.yaml, as by snakemake --configfile", nargs="+", type=str
+)
 PAPER_MODELS = may("--paper-models", (), "MODEL=NAME: the paper's name of a model's original", nargs="*", type=str)
 
 
@@ -728,12 +731,11 @@ def clean(**options):
 
 @stage(
     "rates",
-    may("--configfile", (), "YAML files laid over config.yaml, as by snakemake --configfile", nargs="+", type=str),
+    CONFIGFILES,
     may("--models", (), "keys of the models to measure (default: all)", nargs="+", type=str),
     may("--steps", 50, "optimiser steps of the fine-tune"),
     may("--batches", 8, "batches of the extraction and of the evaluation"),
     may("--max-new-tokens", 16, "tokens of an answer"),
-    THREADS,
     need("--out", "JSON file to write, for `bye doctor --rates`"),
 )
 def rates(**options):
@@ -745,7 +747,7 @@ def rates(**options):
 
 @stage(
     "doctor",
-    may("--configfile", (), "YAML files laid over config.yaml, as by snakemake --configfile", nargs="+", type=str),
+    CONFIGFILES,
     may("--models", (), "keys of the models to look at (default: all)", nargs="+", type=str),
     may("--datasets", (), "keys of the datasets to look at (default: all)", nargs="+", type=str),
     may("--rates", None, "file of `bye rates`: what was measured, in place of an estimate"),
