@@ -300,6 +300,15 @@ def test_the_papers_scale_is_planned_without_its_data_and_as_the_docs_say(tmp_pa
         assert re.search(rf"^\| \**{stage}\**(?: \(.*?\))? \| {counts[stage]}\b", page, flags=re.MULTILINE), stage
 
 
+def test_the_scheduler_is_idle_while_jobs_run(tmp_path, model):
+    """It looks for jobs at the start and when one has ended, and not by the clock in between."""
+    sets = {f"set{n}": {"format": "rsvqa", "train": 200, "test": 4, "metric": "accuracy"} for n in range(4)}
+    folder = write_config(tmp_path, small_config(model, datasets=sets, tables={}))
+    process = run(folder, "--verbose", "--cores", "1", *(f"results/data/{name}/raw" for name in sets))
+    assert process.returncode == 0, process.stdout
+    assert 1 <= len(re.findall("Ready jobs: [1-9]", process.stdout)) <= len(sets)
+
+
 def test_a_root_among_the_downloads_is_downloaded(tmp_path, model):
     config = small_config(model)
     config["datasets"]["scienceqa"]["root"] = "results/downloads/scienceqa"
