@@ -109,7 +109,13 @@ def read_configuration(configfile):
 def read_rates(path):
     """Return the content of a file of `bye rates`. Raises ByeError for another file."""
     content = read_json(path)
-    if not isinstance(content, dict) or not {"device", "memory", "bytes", "rates"} <= set(content):
+    try:
+        rates = [rate for stages in content["rates"].values() for rate in stages.values()]
+        numbers = [content["memory"], content["bytes"], *rates]
+        sound = isinstance(content["device"], str) and all(number > 0 for number in numbers)
+    except (TypeError, KeyError, AttributeError):
+        sound = False
+    if not sound:
         raise ByeError(f"{path} is no file of `bye rates`; make it anew by that command")
     return content
 

@@ -18,6 +18,7 @@ from bye.attention import extract
 from bye.budget import find_device
 from bye.data.samples import turns_of
 from bye.doctor import EXAMPLE, EXAMPLE_SIZE, read_configuration, sizes_with
+from bye.errors import ByeError
 from bye.evaluate import evaluate
 from bye.files import write_json
 from bye.finetune import finetune
@@ -33,27 +34,30 @@ def measure_rates(out, configfile=(), models=(), steps=50, batches=8, max_new_to
     models: keys, by default all; steps: optimiser steps of the fine-tune; batches: of extraction and evaluation, each
     of the entry's inference_batch_size; max_new_tokens: of an answer, all of which are generated unless the model ends.
     Written are, for each model, operations a second as `bye.budget` counts them: `bye doctor --rates` reads the file.
+    Raises ByeError for an unknown model, and where there is nothing to measure.
     """
+    for name, value in (("steps", steps), ("batches", batches), ("max-new-tokens", max_new_tokens)):
+        if value < 1:
+            raise ByeError(f"--{name} is {value}, and at least 1 is needed")
     root, config = read_configuration(configfile)
     for key in models:
         settings.check_known(key, config, "models", "option --models")
     torch.set_num_threads(1)  # as in a job
-    rates = {}
+    device, rates = find_device(wants_gpu=False), {}
     for key in models or config["models"]:
         model = config["models"][key]
         path = settings.find_model(f"models.{key}.path", model["path"], root)
         with TemporaryDirectory() as folder:
-            rates[key] = _measure(key, model, path, Path(folder), steps, batches, max_new_tokens)
-    device = find_device(wants_gpu=False)
+            rates[key] = _measure(key, model, path, Path(folder), device, steps, batches, max_new_tokens)
     write_json(out, {"device": device.name, "memory": device.memory, "bytes": device.bytes, "rates": rates})
 
 
-def _measure(key, model, path, folder, steps, batches, max_new_tokens):
+def _measure(key, model, path, folder, device, steps, batches, max_new_tokens):
     """Operations a second of a model's stages, each printed in the units of its own."""
     options = {**model["finetune"], "epochs": 1, "quantization": model["quantization"], "family": model["family"]}
     family = load_model(path, expected=model["family"], weights=False)
     tokens = family.conversation(EXAMPLE["id"], turns_of(EXAMPLE), EXAMPLE_SIZE)
-    n_tokens, n_image, device = len(tokens.ids), int((tokens.ids == family.image_token_id).sum()), find_device(False)
+    n_tokens, n_image = len(tokens.ids), int((tokens.ids == family.image_token_id).sum())
     sizes = sizes_with(family, options, n_image)
     inference = {"family": model["family"], "quantization": model["quantization"]}
     batch = model["inference_batch_size"]

@@ -52,4 +52,9 @@ def test_a_twin_is_of_a_family_whose_sizes_are_known(tmp_path):
     write_tiny_model("qwen3_vl", tmp_path / "m", layers=2)
     with pytest.raises(ByeError, match="no known sizes for .*/m of family 'qwen3_vl'; give llava or internvl"):
         write_twin(tmp_path / "m", tmp_path / "out")
+    with pytest.raises(ByeError, match="there is no model folder .*/none; give one, such as base_models/llava-mini"):
+        write_twin(tmp_path / "none", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ByeError, match="has no config.json; give a folder in the layout of transformers"):
+        write_twin(tmp_path / "empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()

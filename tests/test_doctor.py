@@ -233,9 +233,13 @@ def test_rates_are_measured_and_read(here, capsys, tmp_path):
     assert list(rates["rates"]["tiny"]) == stages
     assert min(rates["rates"]["tiny"].values()) > 0
     assert here(rates="rates.json") == 0
-    dump(tmp_path / "other.json", {"tiny": 3})
-    with pytest.raises(ByeError, match="other.json is no file of `bye rates`; make it anew by that command"):
-        here(rates="other.json")
+    for other in ({"tiny": 3}, [], {**rates, "rates": {"tiny": 3}}, {**rates, "rates": {"tiny": {"attention": 0}}}):
+        dump(tmp_path / "other.json", other)
+        with pytest.raises(ByeError, match="other.json is no file of `bye rates`; make it anew by that command"):
+            here(rates="other.json")
+    with pytest.raises(ByeError, match="--steps is 0, and at least 1 is needed"):
+        measure_rates("rates.json", ["more.yaml"], ["tiny"], steps=0)
+    assert json.loads((tmp_path / "rates.json").read_text()) == rates
 
 
 # ---- estimates -------------------------------------------------------------------------------------------------------

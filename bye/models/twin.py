@@ -12,6 +12,7 @@ import torch
 
 from bye.errors import ByeError
 from bye.files import replacing_folder
+from bye.models import load_model
 
 MID_GRID, MID_LAYERS, MID_WIDTH, MID_HEADS = 24, 12, 384, 12  # what two cores can hold; 576 image tokens
 SIZES = ("true", "mid")
@@ -51,11 +52,13 @@ def write_twin(model, out, size="true", weights=True):
     width 384 and 576 image tokens, float32; weights: if false, the file of weights is empty, which is enough for
     `bye doctor`. On a GPU the weights are drawn there. Raises ByeError for another size or family.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
     if size not in SIZES:
         raise ByeError(f"size {size!r} is unknown; choose one of {', '.join(SIZES)}")
-    config = AutoConfig.from_pretrained(model)
+    if not Path(model).is_dir():
+        raise ByeError(f"there is no model folder {model}; give one, such as base_models/llava-mini")
+    config = load_model(model, weights=False).model.config
     if config.model_type not in TRUE:
         raise ByeError(f"there are no known sizes for {model} of family {config.model_type!r}; give llava or internvl")
     (_to_true_size if size == "true" else _to_mid_size)(config)
