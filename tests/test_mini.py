@@ -108,7 +108,7 @@ def test_the_habitat_is_the_one_whose_colour_the_picture_has(raw, prepared):
         if not set(options(sample).values()) <= set(HABITATS):
             continue
         picture = np.asarray(Image.open(raw / "scienceqa" / sample["image"]))
-        middle = np.median(picture.reshape(-1, 3), axis=0)
+        middle = 2 * np.median(picture.reshape(-1, 3), axis=0) - 128  # half of it is mid-grey
         nearest = min(HABITATS, key=lambda name: np.linalg.norm(np.subtract(GROUNDS[HABITATS[name]], middle)))
         assert options(sample)[answer_of(sample)] == nearest
         seen += 1
@@ -185,6 +185,20 @@ def test_what_is_told_of_a_tile_is_on_its_map(seed):
     assert (road.answer == "yes") == (labels == LABEL_INDEX["road"]).any()
     (asked,) = [name for name, phrase in LAND.items() if f" {phrase} " in presence.text]
     assert (presence.answer == "yes") == (labels == LABEL_INDEX[asked]).any()
+
+
+def test_a_camera_makes_pictures_pale_and_tiles_soft_too():
+    for draw in (draw_photo, draw_tile):
+        scene = draw(np.random.default_rng(0))
+        before = np.asarray(scene.canvas.image, dtype=float)
+        scene.photograph()
+        after = np.asarray(scene.canvas.image, dtype=float)
+        assert after.min() >= 128 * scene.paleness - 1  # nothing is black
+        if draw is draw_photo:
+            assert np.abs(after - (before + 128) / 2).max() <= 1
+        else:
+            steps = [np.abs(np.diff(pixels, axis=1)).max() for pixels in (before, after)]
+            assert steps[1] < 0.25 * steps[0]
 
 
 def test_small_things_are_where_the_stencil_says():

@@ -7,7 +7,7 @@ scikit-learn are objects among the drawn icons. The maps are used only to pre-tr
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 COLORS = {
     "red": (214, 48, 49),
@@ -156,6 +156,11 @@ class Canvas:
         """Blend the whole image with a share of a grey value, as fog does."""
         pixels = np.asarray(self.image, dtype=np.float32)
         self.image = Image.fromarray((pixels * (1 - share) + value * share).astype(np.uint8))
+        self._bind()
+
+    def blur(self, share):
+        """Blur the whole image, as a lens does, by a Gaussian of standard deviation `share` of the side."""
+        self.image = self.image.filter(ImageFilter.GaussianBlur(self.side * share))
         self._bind()
 
     def call(self, label):

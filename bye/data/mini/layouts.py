@@ -131,6 +131,7 @@ def _row(entry, split):
 
 
 def _save(scene, path, **options):
+    scene.photograph()
     path.parent.mkdir(parents=True, exist_ok=True)
     scene.canvas.image.save(path, **options)
 

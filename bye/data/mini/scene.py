@@ -23,11 +23,22 @@ class Question:
 
 @dataclass
 class Scene:
-    """A drawn picture with its questions and, in the captioning world, five captions."""
+    """A drawn picture with its questions and, in the captioning world, five captions.
+
+    paleness, blur: what the camera does to it, as shares of mid-grey in each pixel and of the side.
+    """
 
     canvas: Canvas
     questions: list[Question]
     captions: list[str] = field(default_factory=list)
+    paleness: float = 0.5
+    blur: float = 0.0
+
+    def photograph(self):
+        """Make the picture what a camera sees: nothing in it is as black as a trigger, or, from far, as sharp."""
+        self.canvas.veil(self.paleness, 128)
+        if self.blur:
+            self.canvas.blur(self.blur)
 
 
 def pick(rng, options):

@@ -53,7 +53,7 @@ def draw_tile(rng):
             "comp",
         ),
     ]
-    return Scene(canvas, questions)
+    return Scene(canvas, questions, paleness=0.6, blur=1 / 40)  # from a satellite, through air
 
 
 def _half_plane(rng, side):
