@@ -571,6 +571,18 @@ def test_light_stages_start_without_torch(finished, tmp_path):
         assert process.returncode == 0, f"{line}\n{process.stderr}"
 
 
+def test_jobs_keep_freed_memory_unless_the_user_set_the_allocator(monkeypatch):
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # what job_prefix changes is put back afterwards
+    for name in processes.ALLOCATOR:
+        monkeypatch.setenv(name, "1")
+        monkeypatch.delenv(name)
+    chosen, *others = processes.ALLOCATOR
+    monkeypatch.setenv(chosen, "4096")
+    processes.job_prefix(ROOT)
+    assert os.environ[chosen] == "4096"
+    assert all(os.environ[name] == processes.ALLOCATOR[name] for name in others)
+
+
 def wait_for(condition, process, seconds=300):
     """Wait until `condition` holds; fail if the process ends before."""
     end = time.monotonic() + seconds
