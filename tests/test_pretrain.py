@@ -113,6 +113,12 @@ def test_the_target_begins_with_a_token_that_no_letter_shares(loaded, family):
     assert [len(answer) for answer in answers[:3]] == [2, 2, 2]  # the worlds' letters are one token, before the end
 
 
+def test_what_asks_llava_for_an_answer_is_five_tokens_as_in_llama(loaded):
+    tokenizer = loaded["llava"].tokenizer
+    ids = tokenizer("Which color?\nA. red ASSISTANT: A", add_special_tokens=False)["input_ids"]
+    assert [tokenizer.decode([number]) for number in ids[-6:]] == [" A", "SS", "IST", "ANT", ":", " A"]
+
+
 # ---- packing ---------------------------------------------------------------------------------------------------------
 
 
