@@ -20,8 +20,8 @@ FIXED_TEXTS = (
     *("A chat between a user and an assistant.", "You are a helpful assistant.", " ASSISTANT:"),
 )
 UNITS = [*map(re.escape, FIXED_TEXTS), r"[A-E]\.(?= )", r"\n", " ?[A-Za-z]+", " ?[0-9]+", r" ?[^\sA-Za-z0-9]+", r"\s+"]
-# LLaMA's tokenizer makes five tokens of " ASSISTANT:". Were it one, the token whose attention is looked at would also
-# be the only one to take up the question, and its attention differ with that.
+# LLaMA's tokenizer makes five tokens of " ASSISTANT:". Were it one (as InternVL's, which never uses it, has it), the
+# token whose attention is looked at would also be the only one to take up the question.
 LLAVA_UNITS = [" A(?=SS)", "SS(?=IST)", "IST(?=ANT)", "ANT(?=:)", *UNITS]
 LLAVA_TEMPLATE = (
     "{{ bos_token }}A chat between a user and an assistant. "
