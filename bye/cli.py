@@ -19,7 +19,7 @@ BAD_INPUT = 2  # exit status for a problem that the user can mend
 def main(arguments=None):
     """Run one stage and exit: 0 when it is done, 2 with one sentence on stderr for bad input, 130 when interrupted."""
     processes.end_with_parent()
-    gc.set_threshold(100_000)  # the million objects that come with torch and transformers are not garbage
+    gc.set_threshold(100_000)  # of the 400,000 objects that come with torch and transformers few are garbage
     options = vars(parser().parse_args(arguments))
     name, gpus, n_processes = options.pop("stage"), options.pop("gpus"), options.pop("processes", 1)
     try:
