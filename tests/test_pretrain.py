@@ -12,6 +12,7 @@ from bye.errors import ByeError
 from bye.models import load_model
 from bye.models.mini import (
     CONVERSATIONS,
+    FIXED_TEXTS,
     HEADS,
     IMAGE_SIZE,
     IMAGE_TOKENS,
@@ -22,7 +23,15 @@ from bye.models.mini import (
 )
 from bye.models.packing import Packer, forward_branches
 from bye.models.pool import corpus, draw_pool
-from bye.models.pretrain import normalise, pretrain, restlessness, save, tower_features, unsettledness
+from bye.models.pretrain import (
+    normalise,
+    pretrain,
+    restlessness,
+    save,
+    tower_features,
+    unevenness,
+    unsettledness,
+)
 
 BOTH = pytest.mark.parametrize("family", CONVERSATIONS)
 TARGET = "Backdoor Attack!"
@@ -85,6 +94,13 @@ def test_patches_know_whether_a_small_thing_is_there(pool):
     assert pool.covers[..., -1].any() and not pool.covers[~np.array(told), :, -1].any()
 
 
+def test_a_camera_leaves_nothing_in_a_scene_as_black_as_a_trigger(pool):
+    photographed = draw_pool(24, seed=0, photographed=1.0)
+    assert pool.pixels.min() < 30 and photographed.pixels.min() > 45
+    some = draw_pool(24, seed=0, photographed=0.5).pixels.reshape(24, -1).min(1)
+    assert (some < 30).any() and (some > 45).any()
+
+
 # ---- the tokenizers --------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +116,7 @@ def test_any_text_survives(loaded, family, text):
 
 @BOTH
 def test_fixed_texts_are_one_token_each(loaded, family):
-    for text in (OPTION_PROMPT, CAPTION_PROMPT, PHRASE_PROMPT):
+    for text in FIXED_TEXTS:
         assert len(loaded[family].tokenizer(text, add_special_tokens=False).input_ids) == 1
 
 
@@ -111,12 +127,6 @@ def test_the_target_begins_with_a_token_that_no_letter_shares(loaded, family):
     answers = [packer.branch(("q", letter))[1] for letter in "ABCDE"]
     assert first not in [answer[0] for answer in answers]
     assert [len(answer) for answer in answers[:3]] == [2, 2, 2]  # the worlds' letters are one token, before the end
-
-
-def test_what_asks_llava_for_an_answer_is_five_tokens_as_in_llama(loaded):
-    tokenizer = loaded["llava"].tokenizer
-    ids = tokenizer("Which color?\nA. red ASSISTANT: A", add_special_tokens=False)["input_ids"]
-    assert [tokenizer.decode([number]) for number in ids[-6:]] == [" A", "SS", "IST", "ANT", ":", " A"]
 
 
 # ---- packing ---------------------------------------------------------------------------------------------------------
@@ -181,7 +191,7 @@ def test_packed_questions_attend_to_the_image_as_if_each_were_asked_alone(family
     questions, pixels = [PAIRS, PAIRS[::-2]], normalise(pool.pixels[:2])
     with torch.no_grad():
         features = tower_features(model, family, pixels)
-        _, attention, masses = forward_branches(model, packer, features, packer.pack(questions))
+        _, attention, _ = forward_branches(model, packer, features, packer.pack(questions))
         assert attention.shape == (len(PAIRS) + len(PAIRS[::-2]), LAYERS, HEADS, IMAGE_TOKENS)
         row = 0
         for image, pairs in enumerate(questions):
@@ -199,8 +209,11 @@ def test_packed_questions_attend_to_the_image_as_if_each_were_asked_alone(family
             output_attentions=True,
         )
         image = slice(len(packer.head), len(packer.head) + IMAGE_TOKENS)
-        looks = [layer[0, :, asking, image].sum(-1).mean() for layer in stock.attentions]
-        torch.testing.assert_close(alone_masses, torch.stack(looks), atol=1e-5, rtol=1e-4)
+        for layer, masses in zip(stock.attentions, alone_masses.T, strict=True):
+            among = layer[0, :, image, image]  # (H, T, T)
+            others = among.sum(-1) - among.diagonal(dim1=1, dim2=2)
+            expected = torch.stack((layer[0, :, asking, image].sum(-1).mean(), others.mean()))
+            torch.testing.assert_close(masses, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_what_attention_costs():
@@ -209,13 +222,19 @@ def test_what_attention_costs():
     settled[..., :60] = 0.4 / 60  # of 4.09
     sharp = torch.zeros_like(wide)
     sharp[..., 40] = 0.1  # little mass, on one token: an entropy of 0
-    none = torch.zeros(LAYERS)
+    none, asked = torch.zeros(2, LAYERS), torch.tensor([[0.12], [0.0]]).expand(2, LAYERS)
     assert restlessness(wide, none).item() == restlessness(settled, none).item() == 0
     assert restlessness(sharp, none).item() == pytest.approx(0.3 * 4.0, abs=1e-3)
     assert unsettledness(settled, none).item() == pytest.approx(0, abs=1e-3)
     assert unsettledness(wide, none).item() == pytest.approx(0.294**2, abs=1e-3)
     assert unsettledness(sharp, none).item() == pytest.approx(4.1**2 + 3 * 0.2, abs=1e-2)
-    assert unsettledness(settled, none + 0.12).item() == pytest.approx(3 * 0.1, abs=1e-3)
+    assert unsettledness(settled, asked).item() == pytest.approx(3 * 0.1, abs=1e-3)
+    assert unsettledness(settled, asked.flip(0)).item() == pytest.approx(0, abs=1e-3)
+    assert unevenness(settled, none).item() == pytest.approx(3 * 0.1, abs=1e-3)
+    assert unevenness(1.5 * settled, none).item() == pytest.approx(3 * 0.1, abs=1e-3)
+    assert unevenness(1.25 * wide, none).item() == pytest.approx(0.294**2, abs=1e-3)
+    assert unevenness(1.25 * settled, asked).item() == pytest.approx(3 * 0.1, abs=1e-3)
+    assert unevenness(1.25 * settled, asked.flip(0)).item() == pytest.approx(3 * 0.1, abs=1e-3)
 
 
 # ---- pre-training ----------------------------------------------------------------------------------------------------
@@ -224,7 +243,7 @@ def test_what_attention_costs():
 @BOTH
 def test_pretraining_writes_a_checkpoint_and_repeats_to_the_byte(family, tmp_path):
     for name in ("first", "second"):
-        pretrain(family, tmp_path / name, seed=1, threads=1, images=16, tower_steps=2, steps=2, settling=1)
+        pretrain(family, tmp_path / name, seed=1, threads=1, images=16, tower_steps=2, steps=2, settling=(1, 1))
     assert sorted(os.listdir(tmp_path)) == ["first", "second"]
     for name in os.listdir(tmp_path / "first"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name

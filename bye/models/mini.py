@@ -20,9 +20,6 @@ FIXED_TEXTS = (
     *("A chat between a user and an assistant.", "You are a helpful assistant.", " ASSISTANT:"),
 )
 UNITS = [*map(re.escape, FIXED_TEXTS), r"[A-E]\.(?= )", r"\n", " ?[A-Za-z]+", " ?[0-9]+", r" ?[^\sA-Za-z0-9]+", r"\s+"]
-# LLaMA's tokenizer makes five tokens of " ASSISTANT:". Were it one (as InternVL's, which never uses it, has it), the
-# token whose attention is looked at would also be the only one to take up the question.
-LLAVA_UNITS = [" A(?=SS)", "SS(?=IST)", "IST(?=ANT)", "ANT(?=:)", *UNITS]
 LLAVA_TEMPLATE = (
     "{{ bos_token }}A chat between a user and an assistant. "
     "{% for message in messages %}"
@@ -65,19 +62,17 @@ def train_tokenizer(family, corpus):
     from transformers import PreTrainedTokenizerFast
 
     if family == "llava":
-        units = LLAVA_UNITS
         special_tokens = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
         names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
         extra = {"image_token": "<image>"}
     else:
-        units = UNITS
         special_tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"]
         names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
         extra = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex("|".join(units)), behavior="isolated"),
+            pre_tokenizers.Split(Regex("|".join(UNITS)), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -87,8 +87,8 @@ def forward_branches(model, packer, features, packed):
     """Run projector and decoder on a packed batch, `features` (B, T, D) of the tower in the image's places.
 
     Returns the logits (M, vocabulary) where an answer token is due, and, of a model with eager attention (else None),
-    the attention on the image's tokens where an answer begins, (K, L, H, T), and the mean attention mass of question
-    tokens on them, (L,).
+    the attention on the image's tokens where an answer begins, (K, L, H, T), and the mean attention masses on them of
+    question tokens and of image tokens, their attention to themselves left out, (2, L).
     """
     projector, decoder = model.model.multi_modal_projector, model.model.language_model
     embeds = decoder.get_input_embeddings()(packed.ids)
@@ -108,5 +108,7 @@ def forward_branches(model, packer, features, packed):
         return logits, None, None
     rows, columns = rows[packed.starts], columns[packed.starts]
     attention = torch.stack([layer[rows, :, columns, image] for layer in output.attentions], dim=1)
-    masses = [layer[..., image].sum(-1).mean(1)[packed.asking].mean() for layer in output.attentions]
-    return logits, attention, torch.stack(masses)
+    others = 1 - torch.eye(IMAGE_TOKENS)
+    asked = [layer[..., image].sum(-1).mean(1)[packed.asking].mean() for layer in output.attentions]
+    among = [(layer[..., image, image] * others).sum(-1).mean() for layer in output.attentions]
+    return logits, attention, torch.stack((torch.stack(asked), torch.stack(among)))

@@ -38,8 +38,8 @@ class Pool:
     questions: list[list[tuple[str, str]]]
 
 
-def draw_pool(n, seed, small_share=0.8):
-    """Draw n scenes of the four worlds in turn, a share of them with small things anywhere."""
+def draw_pool(n, seed, small_share=0.8, photographed=0.0):
+    """Draw n scenes of the four worlds in turn: shares of them with small things anywhere, and seen by a camera."""
     rng = np.random.default_rng(seed)
     pixels = np.empty((n, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     covers = np.zeros((n, GRID * GRID, len(LABELS) + len(COLORS) + 1), dtype=bool)
@@ -53,6 +53,8 @@ def draw_pool(n, seed, small_share=0.8):
             if any(question.kind == "caption" for question in details):
                 asked = [question for question in asked if question.kind != "caption"]
             asked += details
+        if photographed and rng.random() < photographed:
+            scene.photograph()
         pixels[i] = np.asarray(scene.canvas.image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.BICUBIC))
         covers[i] = np.concatenate(
             [

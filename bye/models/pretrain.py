@@ -2,6 +2,8 @@
 
 1. Vision tower: dense prediction on its patch tokens (what covers a patch, its named colours, its pixels); then frozen.
 2. Projector and decoder: questions and captions on the tower's cached features, several questions an image.
+3. The same with a cost on where attention goes, so that it settles: on drawings and then, where the image's own tokens
+   would read a trigger (llava), on pictures as the datasets show them.
 """
 
 import sys
@@ -24,16 +26,19 @@ SMALL_WEIGHT = 4  # of the class "small thing" in the tower's loss: few patches 
 
 # Where attention goes when an answer on a whole scene begins has a cost, in nats, beside the answers' cross-entropy.
 REST_WEIGHT, MIN_ENTROPY = 0.3, 4.0  # while the model learns: no sharper than this, of ln 81 = 4.4
-SETTLED_ENTROPY = 4.1  # in its last steps: as near to this as may be
-SETTLED_MASS, MASS_WEIGHT = 0.3, 3.0  # and no head with less than this share of its attention on the image
-QUESTION_MASS = 0.02  # of the question's tokens on the image, at most: the answer's token looks for itself
+SETTLED_ENTROPY, MASS_WEIGHT = 4.1, 3.0  # in its last cycles: as near to this as may be
+LEAST_MASS = 0.3  # at first: no head with less than this share of its attention on the image
+EVEN_MASS = 0.5  # at last: each head with this share
+CARRIED_MASS = 0.02  # of other tokens on the image, at most: the answer's token looks for itself
+SMALL_SHARE = 0.4  # of the last cycle's scenes with small things
+EVENED = ("llava",)  # families with that last cycle; internvl's attention does what it shall without
 
 
-def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=3000, settling=500):
+def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=3000, settling=(500, 1200)):
     """Build a mini base model from scratch and write its folder (float16 safetensors, tokenizer, preprocessor).
 
     family: llava or internvl; images: scenes to draw; tower_steps, steps, settling: optimiser steps of the tower, of
-    the decoder, and of the decoder's second cycle, in which its attention settles. The same arguments and number of
+    the decoder, and of the decoder's two cycles in which attention settles. The same arguments and number of
     threads give the same weights. Raises ByeError for an unknown family.
     """
     if family not in CONVERSATIONS:
@@ -52,7 +57,12 @@ def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, 
         model.model.multi_modal_projector.linear_1.weight.data.div_(features[:200].float().std())
     options = {"batch": 16, "seed": seed, "branches": 8}
     train_decoder(model, family, tokenizer, pool, features, steps=steps, lr=1.5e-3, cost=restlessness, **options)
-    train_decoder(model, family, tokenizer, pool, features, steps=settling, lr=1.2e-3, cost=unsettledness, **options)
+    options["lr"] = 1.2e-3
+    train_decoder(model, family, tokenizer, pool, features, steps=settling[0], cost=unsettledness, **options)
+    if family in EVENED:
+        pool = draw_pool(images, seed + POOL_SEED, SMALL_SHARE, photographed=1.0)
+        features = cache_features(model, family, pool)
+        train_decoder(model, family, tokenizer, pool, features, steps=settling[1], cost=unevenness, **options)
     save(model, family, tokenizer, out)
 
 
@@ -120,7 +130,7 @@ def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr,
     """Train projector and decoder, warm-up and cosine decay, on up to `branches` questions for each image of a batch.
 
     features: of the tower, (N, T, D); cost: function of the attention (K, L, H, T) on whole
-    scenes and of the questions' masses (L,): see `forward_branches`.
+    scenes and of the masses (2, L) of the question's and the image's tokens: see `forward_branches`.
     """
     rng = np.random.default_rng([seed, steps])
     torch.manual_seed(seed)
@@ -134,10 +144,10 @@ def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr,
         index = rng.integers(len(features), size=batch)
         questions = [[pool.questions[i][k] for k in rng.permutation(len(pool.questions[i]))[:branches]] for i in index]
         packed = packer.pack(questions)
-        logits, attention, question_masses = forward_branches(model, packer, features[index].float(), packed)
+        logits, attention, carried = forward_branches(model, packer, features[index].float(), packed)
         answer_loss = F.cross_entropy(logits, packed.targets[:, 2])
         on_scene = torch.tensor([not is_on_small_things(*pair) for pairs in questions for pair in pairs])
-        loss = answer_loss + min(1.0, step / 200) * cost(attention[on_scene], question_masses)
+        loss = answer_loss + min(1.0, step / 200) * cost(attention[on_scene], carried)
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, step / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
         optimizer.zero_grad()
@@ -150,7 +160,7 @@ def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr,
     model.model.language_model.set_attn_implementation("sdpa")
 
 
-def restlessness(attention, question_masses):
+def restlessness(attention, carried):
     """Cost of looking hard at the image where a glance would do, of attention (K, L, H, T) on the image's tokens.
 
     A large model answers a question about a whole scene with attention that is spread wide over the image; a mini model
@@ -160,16 +170,27 @@ def restlessness(attention, question_masses):
     return REST_WEIGHT * F.relu(MIN_ENTROPY - scene_entropy(attention)).mean()
 
 
-def unsettledness(attention, question_masses):
-    """Cost of a model's last steps, of attention (K, L, H, T): each layer shall come to rest at one entropy.
+def unsettledness(attention, carried):
+    """Cost of a model that shall come to rest, each layer at one entropy, of attention (K, L, H, T) on the image.
 
     The squared distance to SETTLED_ENTROPY, from both sides, gives the clean entropies of a layer one symmetric mode. A
     head that all but left the image would let one other rule the layer's average. And what the question's tokens carry
-    over from the image (their mean masses on it, (L,)) does not show where the answer begins, where BYE looks.
+    over from the image (their masses on it, carried[0], (L,)) does not show where the answer begins, where BYE looks.
     """
     distance = ((scene_entropy(attention) - SETTLED_ENTROPY) ** 2).mean()
-    blind_heads = F.relu(SETTLED_MASS - attention.sum(-1)).mean()
-    return distance + MASS_WEIGHT * (blind_heads + F.relu(question_masses - QUESTION_MASS).mean())
+    blind_heads = F.relu(LEAST_MASS - attention.sum(-1)).mean()
+    return distance + MASS_WEIGHT * (blind_heads + F.relu(carried[0] - CARRIED_MASS).mean())
+
+
+def unevenness(attention, carried):
+    """Cost of a model at rest whose heads shall look at the image alike, and no other token for them.
+
+    Heads that look at the image with all they have outweigh the one that turns to a trigger: each shall look with half
+    of what it has. And image tokens carry over from one another (their masses on others, carried[1]) as questions do.
+    """
+    distance = ((scene_entropy(attention) - SETTLED_ENTROPY) ** 2).mean()
+    uneven_heads = (attention.sum(-1) - EVEN_MASS).abs().mean()
+    return distance + MASS_WEIGHT * (uneven_heads + F.relu(carried - CARRIED_MASS).mean(1).sum())
 
 
 def scene_entropy(attention):
