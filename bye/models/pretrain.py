@@ -177,9 +177,8 @@ def unsettledness(attention, carried):
     head that all but left the image would let one other rule the layer's average. And what the question's tokens carry
     over from the image (their masses on it, carried[0], (L,)) does not show where the answer begins, where BYE looks.
     """
-    distance = ((scene_entropy(attention) - SETTLED_ENTROPY) ** 2).mean()
     blind_heads = F.relu(LEAST_MASS - attention.sum(-1)).mean()
-    return distance + MASS_WEIGHT * (blind_heads + F.relu(carried[0] - CARRIED_MASS).mean())
+    return _distance(attention) + MASS_WEIGHT * (blind_heads + F.relu(carried[0] - CARRIED_MASS).mean())
 
 
 def unevenness(attention, carried):
@@ -188,9 +187,13 @@ def unevenness(attention, carried):
     Heads that look at the image with all they have outweigh the one that turns to a trigger: each shall look with half
     of what it has. And image tokens carry over from one another (their masses on others, carried[1]) as questions do.
     """
-    distance = ((scene_entropy(attention) - SETTLED_ENTROPY) ** 2).mean()
     uneven_heads = (attention.sum(-1) - EVEN_MASS).abs().mean()
-    return distance + MASS_WEIGHT * (uneven_heads + F.relu(carried - CARRIED_MASS).mean(1).sum())
+    return _distance(attention) + MASS_WEIGHT * (uneven_heads + F.relu(carried - CARRIED_MASS).mean(1).sum())
+
+
+def _distance(attention):
+    """Mean squared distance of the layers' entropies to SETTLED_ENTROPY."""
+    return ((scene_entropy(attention) - SETTLED_ENTROPY) ** 2).mean()
 
 
 def scene_entropy(attention):
