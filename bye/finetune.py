@@ -156,6 +156,7 @@ def finetune(
         callbacks=[Watch(order)],
         order=order,
         inputs=loaded.inputs,
+        last_mlp=loaded.layers[-1].mlp,
         features=(lambda names: loaded.project(features(names))) if lora_projector else features,
     )
     trainer.remove_callback(PrinterCallback)  # Watch prints
@@ -236,12 +237,14 @@ class FeatureTrainer(Trainer):
     """A Trainer whose batches name their images; the frozen vision tower's features come from an ImageFeatures.
 
     With padding on the right, no token ever looks at padding under the causal mask alone, so no mask is applied; and
-    the language model's head is run on the positions that predict an answer token only.
+    what comes after the last layer's attention, its MLP and the language model's head, is run on the positions that
+    predict an answer token only.
     """
 
-    def __init__(self, *args, order, inputs, features, **kwargs):
+    def __init__(self, *args, order, inputs, features, last_mlp, **kwargs):
         super().__init__(*args, **kwargs)
         self.order, self.inputs, self.features = order, inputs, features
+        self.chosen = ChosenPositions(last_mlp)
         self.model_accepts_loss_kwargs = True  # every answer token of a step counts the same, whatever its micro-batch
 
     def _get_train_sampler(self, train_dataset=None):
@@ -251,6 +254,7 @@ class FeatureTrainer(Trainer):
         labels = inputs["labels"]
         predicts = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))  # (B, N)
         targets = labels[:, 1:][predicts[:, :-1]]  # (number of answer tokens,)
+        self.chosen.mask = predicts
         inputs = {
             **self.inputs(inputs["ids"], self.features(inputs["images"])),
             "logits_to_keep": predicts,
@@ -259,6 +263,23 @@ class FeatureTrainer(Trainer):
             "use_cache": False,
         }
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class ChosenPositions:
+    """Hooks that let a module run on the positions that `mask`, (B, N) bool, chooses; its output is zero elsewhere.
+
+    For modules (B, N, D) -> (B, N, D) that treat each position alone.
+    """
+
+    def __init__(self, module):
+        self.mask = None
+        module.register_forward_pre_hook(lambda module, arguments: (arguments[0][self.mask],))
+        module.register_forward_hook(self._fill)
+
+    def _fill(self, module, arguments, output):
+        filled = output.new_zeros(*self.mask.shape, output.shape[-1])
+        filled[self.mask] = output
+        return filled
 
 
 class Watch(TrainerCallback):

@@ -21,7 +21,7 @@ from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 from transformers import AutoModelForImageTextToText
 
 from bye.errors import ByeError
-from bye.finetune import IGNORED, FeatureTrainer, collate, finetune, finetune_kept
+from bye.finetune import IGNORED, ChosenPositions, FeatureTrainer, collate, finetune, finetune_kept
 from bye.models import load_model
 
 EVERY = pytest.mark.parametrize("family", TEMPLATES)
@@ -255,6 +255,23 @@ def test_loss_is_the_stock_models_loss(root, tmp_path, family):
             total += n * loaded.model(**inputs, labels=batch["labels"]).loss.item()
         count += n
     assert logged == pytest.approx(total / count, rel=1e-5)
+
+
+def test_a_module_on_chosen_positions_gives_there_what_it_gives_on_all():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 4))
+    hidden, mask = torch.randn(3, 5, 4), torch.rand(3, 5) < 0.4
+    (module(hidden) * mask[..., None]).square().sum().backward()
+    expected, gradient = (module(hidden) * mask[..., None]).detach(), module[0].weight.grad.clone()
+    module.zero_grad()
+    sizes = []
+    module[1].register_forward_hook(lambda module, arguments, output: sizes.append(output.shape))
+    ChosenPositions(module).mask = mask
+    output = module(hidden)
+    output.square().sum().backward()
+    assert torch.allclose(output, expected, atol=1e-6)
+    assert torch.allclose(module[0].weight.grad, gradient, rtol=1e-4)
+    assert sizes == [(mask.sum(), 8)]
 
 
 def test_errors_in_one_sentence(root, tmp_path):

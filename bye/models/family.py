@@ -82,6 +82,11 @@ class Family:
         return f"{decoder}|{cls.projector}" if projector else decoder
 
     @property
+    def layers(self):
+        """The decoder's layers, in order: modules of L."""
+        return self.model.model.language_model.layers
+
+    @property
     def n_layers(self):
         """Number of decoder layers L."""
         return self.model.config.text_config.num_hidden_layers
