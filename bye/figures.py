@@ -96,11 +96,11 @@ def histograms_figure(cells, out):
 def bars_figure(table, out, series, value, ylabel):
     """Draw grouped bars of a table in CSV, a panel a model and a group a dataset (Fig. 4).
 
-    series, value: columns with the bars' names and their heights; an empty value has no bar, and says "none".
+    series, value: columns with the bars' names and their heights; an empty value stands as 0.
     """
     rows = read_csv(table)
     models, datasets, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset", series))
-    with _figure(out, (1.0 + 3.6 * len(models), 3.4)) as figure:
+    with _figure(out, (1.0 + 4.4 * len(models), 3.4)) as figure:
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
         width = 0.8 / len(names)
         for axes, model in zip(panels, models, strict=True):
