@@ -2,8 +2,8 @@
 
 1. Vision tower: dense prediction on its patch tokens (what covers a patch, its named colours, its pixels); then frozen.
 2. Projector and decoder: questions and captions on the tower's cached features, several questions an image.
-3. The same with a cost on where attention goes, so that it settles: on drawings and then (llava) on pictures as the
-   datasets show them.
+3. The same with a cost on where attention goes, so that it settles: on drawings and then on pictures as the datasets
+   show them.
 """
 
 import sys
@@ -31,7 +31,6 @@ LEAST_MASS = 0.3  # at first: no head with less than this share of its attention
 EVEN_MASS = 0.5  # at last: each head with this share
 CARRIED_MASS = 0.02  # of other tokens on the image, at most: the answer's token looks for itself
 SMALL_SHARE = 0.4  # of the last cycle's scenes with small things
-EVENED = ("llava",)  # families with that last cycle; not measured whole with internvl
 
 
 def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=3000, settling=(500, 1200)):
@@ -59,10 +58,9 @@ def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, 
     train_decoder(model, family, tokenizer, pool, features, steps=steps, lr=1.5e-3, cost=restlessness, **options)
     options["lr"] = 1.2e-3
     train_decoder(model, family, tokenizer, pool, features, steps=settling[0], cost=unsettledness, **options)
-    if family in EVENED:
-        pool = draw_pool(images, seed + POOL_SEED, SMALL_SHARE, photographed=1.0)
-        features = cache_features(model, family, pool)
-        train_decoder(model, family, tokenizer, pool, features, steps=settling[1], cost=unevenness, **options)
+    pool = draw_pool(images, seed + POOL_SEED, SMALL_SHARE, photographed=1.0)
+    features = cache_features(model, family, pool)
+    train_decoder(model, family, tokenizer, pool, features, steps=settling[1], cost=unevenness, **options)
     save(model, family, tokenizer, out)
 
 
