@@ -135,7 +135,8 @@ def layers_figure(table, out, tau):
                 axes.axhline(tau, color=INK, linewidth=1, linestyle="--")
                 for place, each in zip(places, cell, strict=True):
                     paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the dashed line
-                    axes.text(place, float(each["bsi"]) + 0.1, each["auroc"], ha="center", fontsize=7, bbox=paper)
+                    where = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+                    axes.annotate(each["auroc"], (place, float(each["bsi"])), fontsize=7, bbox=paper, **where)
                 axes.set_title(f"{model}, {dataset}", loc="left", fontsize=9)
                 axes.margins(y=0.12)
                 if row == len(models) - 1:
