@@ -14,14 +14,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 from transformers import AutoModelForImageTextToText
 
 from bye.errors import ByeError
-from bye.finetune import IGNORED, ChosenPositions, FeatureTrainer, collate, finetune, finetune_kept
+from bye.finetune import (
+    IGNORED,
+    ChosenPositions,
+    FeatureTrainer,
+    add_to_weights,
+    collate,
+    finetune,
+    finetune_kept,
+)
 from bye.models import load_model
 
 EVERY = pytest.mark.parametrize("family", TEMPLATES)
@@ -272,6 +280,25 @@ def test_a_module_on_chosen_positions_gives_there_what_it_gives_on_all():
     assert torch.allclose(output, expected, atol=1e-6)
     assert torch.allclose(module[0].weight.grad, gradient, rtol=1e-4)
     assert sizes == [(mask.sum(), 8)]
+
+
+def test_lora_on_the_weights_gives_the_same_as_beside_them():
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 30, bias=False))
+    adapted = get_peft_model(plain, LoraConfig(r=3, lora_alpha=6, target_modules=["0", "2"], init_lora_weights=False))
+    x, results = torch.randn(5, 6), []
+    for change in (lambda model: None, add_to_weights):
+        change(adapted)
+        adapted.zero_grad()
+        output = adapted(x)
+        output.square().sum().backward()
+        gradients = [parameter.grad.clone() for parameter in adapted.parameters() if parameter.requires_grad]
+        results.append([output.detach(), *gradients])
+    assert len(results[0]) == 1 + 4
+    for beside, on_weights in zip(*results, strict=True):
+        torch.testing.assert_close(on_weights, beside)
+    changed = ["forward" in vars(layer) for layer in (plain[0], plain[2])]
+    assert changed == [True, False]  # 3 x (6 + 4) numbers in place of 6 x 4, 3 x (4 + 30) in place of 4 x 30
 
 
 def test_errors_in_one_sentence(root, tmp_path):
