@@ -21,7 +21,7 @@ from bye.models.mini import (
     build_model,
     train_tokenizer,
 )
-from bye.models.packing import Packer, forward_branches
+from bye.models.packing import NAME, Packer, forward_branches
 from bye.models.pool import corpus, draw_pool
 from bye.models.pretrain import (
     normalise,
@@ -160,7 +160,8 @@ def test_packed_questions_have_the_stock_models_logits(loaded, family, pool):
     with torch.no_grad():
         features = tower_features(model, family, pixels)
         packed = packer.pack(questions)
-        logits, attention, _ = forward_branches(model, packer, features, packed)
+        logits, _, _ = forward_branches(in_branches(model), packer, features, packed)
+        model.model.language_model.set_attn_implementation("sdpa")
         for image, pairs in enumerate(questions):
             for pair in pairs:
                 conversation = loaded[family].encoder.conversation([pair])
@@ -171,23 +172,19 @@ def test_packed_questions_have_the_stock_models_logits(loaded, family, pool):
                 expected.append(stock.logits[0, conversation.n_prompt - 1 : end - 1])
                 tokens += answer
     torch.testing.assert_close(logits, torch.cat(expected), atol=1e-4, rtol=1e-4)
-    assert packed.targets[:, 2].tolist() == tokens
-    assert attention is None  # stock attention keeps none
+    assert packed.targets[:, 1].tolist() == tokens
 
 
-def ids_of(packer, packed, image_id):
-    """Token ids of a batch of one with the image's placeholder where its tokens are, (1, N)."""
-    ids = packed.ids.clone()
-    ids[:, len(packer.head) : len(packer.head) + IMAGE_TOKENS] = image_id
-    return ids
+def in_branches(model):
+    model.model.language_model.set_attn_implementation(NAME)
+    return model
 
 
 @BOTH
 def test_packed_questions_attend_to_the_image_as_if_each_were_asked_alone(family, pool):
     tokenizer = train_tokenizer(family, corpus(pool))
     torch.manual_seed(0)
-    model, packer = build_model(family, tokenizer).eval(), Packer(family, tokenizer)
-    model.set_attn_implementation({"text_config": "eager"})
+    model, packer = in_branches(build_model(family, tokenizer).eval()), Packer(family, tokenizer)
     questions, pixels = [PAIRS, PAIRS[::-2]], normalise(pool.pixels[:2])
     with torch.no_grad():
         features = tower_features(model, family, pixels)
@@ -199,21 +196,21 @@ def test_packed_questions_attend_to_the_image_as_if_each_were_asked_alone(family
                 alone = packer.pack([[pair]])
                 _, expected, alone_masses = forward_branches(model, packer, features[image : image + 1], alone)
                 torch.testing.assert_close(attention[row], expected[0], atol=1e-5, rtol=1e-4)
-                asking = np.flatnonzero(alone.asking[0])  # from after the image to before the answer is due
-                first = len(packer.head) + IMAGE_TOKENS
-                assert asking.tolist() == list(range(first, packer.prefix + len(packer.branch(pair)[0]) - 1))
+                asking = np.flatnonzero(alone.asking)  # from after the image to before the answer is due
+                image_tokens = slice(len(packer.head), len(packer.head) + IMAGE_TOKENS)
+                due = packer.prefix + len(packer.branch(pair)[0]) - 1
+                assert asking.tolist() == list(range(image_tokens.stop, due))
                 row += 1
-        stock = model(
-            input_ids=ids_of(packer, alone, model.config.image_token_id),
-            pixel_values=pixels[-1:],
-            output_attentions=True,
-        )
-        image = slice(len(packer.head), len(packer.head) + IMAGE_TOKENS)
-        for layer, masses in zip(stock.attentions, alone_masses.T, strict=True):
-            among = layer[0, :, image, image]  # (H, T, T)
+        ids = alone.ids[None].clone()
+        ids[:, image_tokens] = model.config.image_token_id
+        model.set_attn_implementation({"text_config": "eager"})
+        stock = model(input_ids=ids, pixel_values=pixels[-1:], output_attentions=True)
+        for number, (layer, masses) in enumerate(zip(stock.attentions, alone_masses.T, strict=True)):
+            torch.testing.assert_close(expected[0, number], layer[0, :, due, image_tokens], atol=1e-5, rtol=1e-4)
+            among = layer[0, :, image_tokens, image_tokens]  # (H, T, T)
             others = among.sum(-1) - among.diagonal(dim1=1, dim2=2)
-            expected = torch.stack((layer[0, :, asking, image].sum(-1).mean(), others.mean()))
-            torch.testing.assert_close(masses, expected, atol=1e-5, rtol=1e-4)
+            stock_masses = torch.stack((layer[0, :, asking, image_tokens].sum(-1).mean(), others.mean()))
+            torch.testing.assert_close(masses, stock_masses, atol=1e-5, rtol=1e-4)
 
 
 def test_what_attention_costs():

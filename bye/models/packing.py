@@ -8,19 +8,25 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from bye.models.mini import CONVERSATIONS, IMAGE_TOKENS
 
+NAME = "branches"
+
 
 class Packed(NamedTuple):
-    """A batch of B images with K branches in all, N positions long; M answer tokens are to be predicted."""
+    """B images, one after another, and their K branches of m positions each; N = B prefix + K m.
 
-    ids: torch.Tensor  # (B, N)
-    positions: torch.Tensor  # (B, N)
-    mask: torch.Tensor  # (B, 1, N, N) bool, what each position may attend to
-    targets: torch.Tensor  # (M, 3): row and column of the position that predicts an answer token, and that token
+    M answer tokens are to be predicted.
+    """
+
+    ids: torch.Tensor  # (N,)
+    positions: torch.Tensor  # (N,), as if each branch were alone with its image
+    owners: torch.Tensor  # (K,), of each branch the image
+    targets: torch.Tensor  # (M, 2): the position that predicts an answer token, and that token
     starts: torch.Tensor  # (K,): which of the targets is the first of each branch's answer
-    asking: torch.Tensor  # (B, N) bool: tokens after the image's that belong to no answer and predict none
+    asking: torch.Tensor  # (N,) bool: tokens after the image's that belong to no answer and predict none
 
 
 class Packer:
@@ -53,62 +59,99 @@ class Packer:
 
     def pack(self, questions):
         """Pack a batch of images; `questions` has a list of (question, answer) pairs for each."""
-        rows = [[self.branch(pair) for pair in pairs] for pairs in questions]
-        length = self.prefix + max(sum(len(prompt) + len(answer) for prompt, answer in row) for row in rows)
-        ids = np.zeros((len(rows), length), dtype=np.int64)
-        positions = np.zeros_like(ids)
-        group = np.full((len(rows), length), -1)  # 0: prefix, 1, 2, ...: branches, -1: padding
-        asking = np.zeros_like(ids, dtype=bool)
+        branches = [self.branch(pair) for pairs in questions for pair in pairs]
+        owners = np.repeat(np.arange(len(questions)), [len(pairs) for pairs in questions])
+        width = max(len(prompt) + len(answer) for prompt, answer in branches)
+        first = np.array(self.head + [0] * IMAGE_TOKENS + self.tail)
+        rest = np.zeros((len(branches), width), dtype=np.int64)
+        asking = np.zeros(rest.shape, dtype=bool)
         targets, starts = [], []
-        ids[:, : self.prefix] = self.head + [0] * IMAGE_TOKENS + self.tail
-        positions[:, : self.prefix] = np.arange(self.prefix)
-        group[:, : self.prefix] = 0
-        asking[:, len(self.head) + IMAGE_TOKENS : self.prefix] = True
-        for r, row in enumerate(rows):
-            start = self.prefix
-            for number, (prompt, answer) in enumerate(row, start=1):
-                span = slice(start, start + len(prompt) + len(answer))
-                ids[r, span] = prompt + answer
-                positions[r, span] = self.prefix + np.arange(len(prompt) + len(answer))
-                group[r, span] = number
-                first = start + len(prompt) - 1
-                asking[r, start:first] = True
-                starts.append(len(targets))
-                targets += [(r, first + k, token) for k, token in enumerate(answer)]
-                start = span.stop
-        visible = (group[:, :, None] == group[:, None, :]) | (group[:, None, :] == 0)
-        causal = np.tril(np.ones((length, length), dtype=bool))
-        mask = (visible & causal) | np.eye(length, dtype=bool)
-        arrays = ids, positions, mask[:, None], np.array(targets), np.array(starts), asking
+        begin = len(questions) * self.prefix
+        for number, (prompt, answer) in enumerate(branches):
+            rest[number, : len(prompt) + len(answer)] = prompt + answer
+            asking[number, : len(prompt) - 1] = True
+            starts.append(len(targets))
+            due = begin + number * width + len(prompt) - 1
+            targets += [(due + k, token) for k, token in enumerate(answer)]
+        after_image = np.arange(self.prefix) >= len(self.head) + IMAGE_TOKENS
+        arrays = (
+            self._joined(questions, first, rest),
+            self._joined(questions, np.arange(self.prefix), np.tile(self.prefix + np.arange(width), (len(rest), 1))),
+            *(owners, np.array(targets), np.array(starts)),
+            self._joined(questions, after_image, asking),
+        )
         return Packed(*map(torch.from_numpy, arrays))
+
+    @staticmethod
+    def _joined(questions, first, rest):
+        """Numbers of an image's prefix, for each image, and those of the branches (K, m): (N,)."""
+        return np.concatenate([np.tile(first, len(questions)), rest.ravel()])
 
 
 def forward_branches(model, packer, features, packed):
-    """Run projector and decoder on a packed batch, `features` (B, T, D) of the tower in the image's places.
+    """Run projector and decoder on a packed batch, `features` (B, T, D) of the tower in the images' places.
 
-    Returns the logits (M, vocabulary) where an answer token is due, and, of a model with eager attention (else None),
-    the attention on the image's tokens where an answer begins, (K, L, H, T), and the mean attention masses on them of
-    question tokens and of image tokens, their attention to themselves left out, (2, L).
+    Returns the logits (M, vocabulary) where an answer token is due, the attention on the image's tokens where an answer
+    begins, (K, L, H, T), and the mean attention masses on them of question tokens and of image tokens, their attention
+    to themselves left out, (2, L). The decoder's attention implementation must be NAME.
     """
     projector, decoder = model.model.multi_modal_projector, model.model.language_model
     embeds = decoder.get_input_embeddings()(packed.ids)
-    image = slice(len(packer.head), len(packer.head) + IMAGE_TOKENS)
-    embeds = torch.cat([embeds[:, : image.start], projector(features), embeds[:, image.stop :]], dim=1)
-    eager = decoder.config._attn_implementation == "eager"
+    n, image = len(features), slice(len(packer.head), len(packer.head) + IMAGE_TOKENS)
+    first = embeds[: n * packer.prefix].unflatten(0, (n, -1))
+    first = torch.cat([first[:, : image.start], projector(features), first[:, image.stop :]], dim=1)
+    layers = []
     output = decoder(
-        inputs_embeds=embeds,
-        attention_mask=torch.zeros(packed.mask.shape).masked_fill(~packed.mask, torch.finfo(torch.float32).min),
-        position_ids=packed.positions,
+        inputs_embeds=torch.cat([first.flatten(0, 1), embeds[n * packer.prefix :]])[None],
+        position_ids=packed.positions[None],
         use_cache=False,
-        output_attentions=eager,
+        packed=packed,
+        n_images=n,
+        prefix=packer.prefix,
+        image=image,
+        layers=layers,
     )
-    rows, columns = packed.targets[:, 0], packed.targets[:, 1]
-    logits = model.lm_head(output.last_hidden_state[rows, columns])
-    if not eager:
-        return logits, None, None
-    rows, columns = rows[packed.starts], columns[packed.starts]
-    attention = torch.stack([layer[rows, :, columns, image] for layer in output.attentions], dim=1)
-    others = 1 - torch.eye(IMAGE_TOKENS)
-    asked = [layer[..., image].sum(-1).mean(1)[packed.asking].mean() for layer in output.attentions]
-    among = [(layer[..., image, image] * others).sum(-1).mean() for layer in output.attentions]
-    return logits, attention, torch.stack((torch.stack(asked), torch.stack(among)))
+    logits = model.lm_head(output.last_hidden_state[0, packed.targets[:, 0]])
+    attention, carried = zip(*layers, strict=True)
+    return logits, torch.stack(attention, dim=1), torch.stack(carried, dim=1)
+
+
+def attend_in_branches(
+    module, query, key, value, attention_mask, *, scaling, packed, n_images, prefix, image, layers, **kwargs
+):
+    """Attention of a packed batch: of each image's prefix on itself, and of each branch on its image's and on itself.
+
+    Padding ends a branch, so the causal order alone keeps it from being seen. Leaves with `layers` what
+    `forward_branches` returns of this layer: (K, H, T) and (2,).
+    """
+    n, owners, width = n_images * prefix, packed.owners, (query.shape[2] - n_images * prefix) // len(packed.owners)
+    group = query.shape[1] // key.shape[1]
+    query, key, value = query[0] * scaling, key[0].repeat_interleave(group, 0), value[0].repeat_interleave(group, 0)
+    first_query, first_key, first_value = (
+        part[:, :n].unflatten(1, (n_images, prefix)) for part in (query, key, value)
+    )  # (H, B, prefix, d)
+    query, key, value = (part[:, n:].unflatten(1, (-1, width)) for part in (query, key, value))  # (H, K, m, d)
+
+    first_weights = (first_query @ first_key.mT + _later(prefix)).softmax(-1)  # (H, B, prefix, prefix)
+    on_prefix = query @ first_key.index_select(1, owners).mT
+    on_itself = query @ key.mT + _later(width)
+    on_prefix, on_itself = torch.cat([on_prefix, on_itself], -1).softmax(-1).split([prefix, width], -1)
+    first_output = first_weights @ first_value
+    output = on_prefix @ first_value.index_select(1, owners) + on_itself @ value
+
+    masses = torch.cat([weights[..., image].sum(-1).flatten(1) for weights in (first_weights, on_prefix)], 1)  # (H, N)
+    among = first_weights[..., image, image]
+    among = among.sum(-1) - among.diagonal(dim1=2, dim2=3)
+    begins = on_prefix[:, torch.arange(len(owners)), (packed.targets[packed.starts, 0] - n) % width, image]  # (H, K, T)
+    carried = torch.stack([masses.mean(0)[packed.asking].mean(), among.mean()])
+    layers.append((begins.transpose(0, 1), carried))
+    return torch.cat([first_output.flatten(1, 2), output.flatten(1, 2)], 1).transpose(0, 1)[None], None
+
+
+def _later(length):
+    """What is added to the logits of causal attention, (length, length): minus infinity on later tokens."""
+    return torch.full((length, length), float("-inf")).triu(1)
+
+
+AttentionInterface.register(NAME, attend_in_branches)
+AttentionMaskInterface.register(NAME, lambda *arguments, **options: None)

@@ -17,7 +17,7 @@ from bye.data.mini.small_things import is_on_small_things
 from bye.errors import ByeError
 from bye.files import replacing_folder
 from bye.models.mini import CONVERSATIONS, GRID, IMAGE_TOKENS, build_model, train_tokenizer, write_preprocessor
-from bye.models.packing import Packer, forward_branches
+from bye.models.packing import NAME, Packer, forward_branches
 from bye.models.pool import corpus, draw_pool
 
 POOL_SEED = 1234  # the base models never see the scenes of the mini datasets
@@ -133,7 +133,7 @@ def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr,
     rng = np.random.default_rng([seed, steps])
     torch.manual_seed(seed)
     packer = Packer(family, tokenizer)
-    model.model.language_model.set_attn_implementation("eager")  # the attention itself has a cost
+    model.model.language_model.set_attn_implementation(NAME)
     trained = (model.model.multi_modal_projector, model.model.language_model, model.lm_head)
     parameters = [parameter for module in trained for parameter in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
@@ -143,7 +143,7 @@ def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr,
         questions = [[pool.questions[i][k] for k in rng.permutation(len(pool.questions[i]))[:branches]] for i in index]
         packed = packer.pack(questions)
         logits, attention, carried = forward_branches(model, packer, features[index].float(), packed)
-        answer_loss = F.cross_entropy(logits, packed.targets[:, 2])
+        answer_loss = F.cross_entropy(logits, packed.targets[:, 1])
         on_scene = torch.tensor([not is_on_small_things(*pair) for pairs in questions for pair in pairs])
         loss = answer_loss + min(1.0, step / 200) * cost(attention[on_scene], carried)
         for group in optimizer.param_groups:
