@@ -1,6 +1,6 @@
-"""Several questions on one image in one sequence, each as if it were asked alone.
+"""Several questions on each image of a batch, all in one sequence, each as if it were asked alone.
 
-The questions share the image's tokens: each is a branch that attends to the prefix and to itself only, with the
+Questions on one image share its tokens: each is a branch that attends to this prefix and to itself only, with the
 positions that it would have alone. So a branch is exactly a single-turn conversation, at a third of the price.
 """
 
