@@ -17,7 +17,7 @@ import yaml
 from bye import processes
 from bye.config import find_model, read_yaml
 from bye.data.samples import answer_of, read_samples
-from bye.errors import ByeError
+from bye.errors import ByeError, counted
 from bye.files import read_csv, read_json, write_bytes, write_text
 
 DATASET = "mine"  # the names of the one cell in OUT/work
@@ -39,7 +39,7 @@ def clean(model, data, images, out, seed=0, rule="paper", tau=2.0, cores=None, c
     root = find_workflow()
     samples = read_samples(data, images_root=images)
     if len(samples) < MIN_SAMPLES:
-        raise ByeError(f"{data} has {len(samples)} samples; the detector needs {MIN_SAMPLES} or more")
+        raise ByeError(f"{data} has {counted(len(samples), 'sample')}; the detector needs {MIN_SAMPLES} or more")
     data, images, out = (Path(path).expanduser().resolve() for path in (data, images, out))
     for path in (data, images, out):
         if set("{}") & set(str(path)):

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 
 from bye.data.samples import id_of, read_samples, write_samples
-from bye.errors import ByeError
+from bye.errors import ByeError, counted
 from bye.files import write_csv
 from bye.flags import read_flags, read_labels, read_table, write_flags
 
@@ -52,7 +52,9 @@ def detect(
     from bye.detect.mixture import MIN_SAMPLES
 
     if len(ids) < MIN_SAMPLES:
-        raise ByeError(f"{attention} has {len(ids)} samples, and BYE needs {MIN_SAMPLES} at least; give a larger set")
+        raise ByeError(
+            f"{attention} has {counted(len(ids), 'sample')}, and BYE needs {MIN_SAMPLES} at least; give a larger set"
+        )
     threshold *= np.log(n_image_tokens) / np.log(PAPER_IMAGE_TOKENS)
     detector = BYEDetector(rule, tau, clustering, layers, threshold, random_state=seed)
     try:

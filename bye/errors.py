@@ -7,3 +7,8 @@ class ByeError(Exception):
     The sentence names the file, sample id or config key and says what to do about it.
     The command line prints it as ``bye: error: ...`` without a traceback and exits with status 2.
     """
+
+
+def counted(number, thing):
+    """A number of things as a sentence has it: "1 sample", "9 samples"."""
+    return f"{number} {thing}{'s' * (number != 1)}"

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from bye.data.images import load_image
 from bye.data.samples import id_of, question_of, read_samples
-from bye.errors import ByeError
+from bye.errors import ByeError, counted
 from bye.flags import write_flags
 from bye.models import load_model
 from bye.models.family import pad
@@ -51,7 +51,7 @@ def sentinet(
     entries, clean = read_samples(samples), read_samples(reference)
     if len(clean) < MIN_REFERENCE:
         raise ByeError(
-            f"{reference} has {len(clean)} samples, and SentiNet needs {MIN_REFERENCE} clean ones; give more"
+            f"{reference} has {counted(len(clean), 'sample')}, and SentiNet needs {MIN_REFERENCE} clean ones; give more"
         )
     generator = np.random.default_rng(seed)
     clean = [clean[i] for i in generator.permutation(len(clean))]

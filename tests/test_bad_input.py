@@ -77,9 +77,7 @@ def test_one_sample_can_be_trained_on_but_not_divided(model, tmp_path):
     assert (tmp_path / "loss.csv").read_text().count("\n") == 1 + 2
     extract(model, tmp_path / "adapter", samples, tmp_path, attention)
     assert pq.read_table(attention)["id"].to_pylist() == ["s0"]
-    with pytest.raises(
-        ByeError, match=r"attention.parquet has 1 samples, and BYE needs 10 at least; give a larger set"
-    ):
+    with pytest.raises(ByeError, match=r"attention.parquet has 1 sample, and BYE needs 10 at least; give a larger set"):
         detect(attention, tmp_path / "layers.csv", tmp_path / "flags.parquet")
 
 

@@ -160,7 +160,7 @@ def test_packed_questions_have_the_stock_models_logits(loaded, family, pool):
     with torch.no_grad():
         features = tower_features(model, family, pixels)
         packed = packer.pack(questions)
-        logits, _, _ = forward_branches(in_branches(model), packer, features, packed)
+        logits, _, _ = forward_branches(in_branches(model), features, packed)
         model.model.language_model.set_attn_implementation("sdpa")
         for image, pairs in enumerate(questions):
             for pair in pairs:
@@ -188,28 +188,27 @@ def test_packed_questions_attend_to_the_image_as_if_each_were_asked_alone(family
     questions, pixels = [PAIRS, PAIRS[::-2]], normalise(pool.pixels[:2])
     with torch.no_grad():
         features = tower_features(model, family, pixels)
-        _, attention, _ = forward_branches(model, packer, features, packer.pack(questions))
+        _, attention, _ = forward_branches(model, features, packer.pack(questions))
         assert attention.shape == (len(PAIRS) + len(PAIRS[::-2]), LAYERS, HEADS, IMAGE_TOKENS)
         row = 0
         for image, pairs in enumerate(questions):
             for pair in pairs:
                 alone = packer.pack([[pair]])
-                _, expected, alone_masses = forward_branches(model, packer, features[image : image + 1], alone)
+                _, expected, alone_masses = forward_branches(model, features[image : image + 1], alone)
                 torch.testing.assert_close(attention[row], expected[0], atol=1e-5, rtol=1e-4)
                 asking = np.flatnonzero(alone.asking)  # from after the image to before the answer is due
-                image_tokens = slice(len(packer.head), len(packer.head) + IMAGE_TOKENS)
                 due = packer.prefix + len(packer.branch(pair)[0]) - 1
-                assert asking.tolist() == list(range(image_tokens.stop, due))
+                assert asking.tolist() == list(range(packer.image.stop, due))
                 row += 1
         ids = alone.ids[None].clone()
-        ids[:, image_tokens] = model.config.image_token_id
+        ids[:, packer.image] = model.config.image_token_id
         model.set_attn_implementation({"text_config": "eager"})
         stock = model(input_ids=ids, pixel_values=pixels[-1:], output_attentions=True)
         for number, (layer, masses) in enumerate(zip(stock.attentions, alone_masses.T, strict=True)):
-            torch.testing.assert_close(expected[0, number], layer[0, :, due, image_tokens], atol=1e-5, rtol=1e-4)
-            among = layer[0, :, image_tokens, image_tokens]  # (H, T, T)
+            torch.testing.assert_close(expected[0, number], layer[0, :, due, packer.image], atol=1e-5, rtol=1e-4)
+            among = layer[0, :, packer.image, packer.image]  # (H, T, T)
             others = among.sum(-1) - among.diagonal(dim1=1, dim2=2)
-            stock_masses = torch.stack((layer[0, :, asking, image_tokens].sum(-1).mean(), others.mean()))
+            stock_masses = torch.stack((layer[0, :, asking, packer.image].sum(-1).mean(), others.mean()))
             torch.testing.assert_close(masses, stock_masses, atol=1e-5, rtol=1e-4)
 
 

@@ -118,5 +118,5 @@ def test_a_model_that_takes_images_of_any_size_is_refused(family, files, tmp_pat
 def test_too_few_reference_samples(files, tmp_path):
     samples, images, _, _ = files
     write_samples(tmp_path / "few.json", [{"id": "0", "image": "0.png", "conversations": TURNS}])
-    with pytest.raises(ByeError, match=r"few.json has 1 samples, and SentiNet needs 20 clean ones"):
+    with pytest.raises(ByeError, match=r"few.json has 1 sample, and SentiNet needs 20 clean ones"):
         sentinet("toy", None, samples, images, tmp_path / "few.json", images, tmp_path / "flags.parquet")

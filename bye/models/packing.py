@@ -21,6 +21,9 @@ class Packed(NamedTuple):
     M answer tokens are to be predicted.
     """
 
+    n_images: int  # B
+    prefix: int  # how many tokens all branches of an image share
+    image: slice  # which of those are the image's
     ids: torch.Tensor  # (N,)
     positions: torch.Tensor  # (N,), as if each branch were alone with its image
     owners: torch.Tensor  # (K,), of each branch the image
@@ -33,14 +36,15 @@ class Packer:
     """Packs images with several branches each into one batch.
 
     family: llava or internvl; tokenizer: of `bye.models.mini`. head, tail: token ids before and after the image's;
-    prefix: number of tokens that all branches share.
+    prefix, image: as in `Packed`.
     """
 
     def __init__(self, family, tokenizer):
         self.tokenizer = tokenizer
         before, after, self.ask, self.reply, self.end = CONVERSATIONS[family]
         self.head, self.tail = self.encode(before), self.encode(after)
-        self.prefix = len(self.head) + IMAGE_TOKENS + len(self.tail)
+        self.image = slice(len(self.head), len(self.head) + IMAGE_TOKENS)
+        self.prefix = self.image.stop + len(self.tail)
         self.known = {}  # (question, answer) -> its tokens
 
     def encode(self, text):
@@ -73,14 +77,14 @@ class Packer:
             starts.append(len(targets))
             due = begin + number * width + len(prompt) - 1
             targets += [(due + k, token) for k, token in enumerate(answer)]
-        after_image = np.arange(self.prefix) >= len(self.head) + IMAGE_TOKENS
+        after_image = np.arange(self.prefix) >= self.image.stop
         arrays = (
             self._joined(questions, first, rest),
             self._joined(questions, np.arange(self.prefix), np.tile(self.prefix + np.arange(width), (len(rest), 1))),
             *(owners, np.array(targets), np.array(starts)),
             self._joined(questions, after_image, asking),
         )
-        return Packed(*map(torch.from_numpy, arrays))
+        return Packed(len(questions), self.prefix, self.image, *map(torch.from_numpy, arrays))
 
     @staticmethod
     def _joined(questions, first, rest):
@@ -88,7 +92,7 @@ class Packer:
         return np.concatenate([np.tile(first, len(questions)), rest.ravel()])
 
 
-def forward_branches(model, packer, features, packed):
+def forward_branches(model, features, packed):
     """Run projector and decoder on a packed batch, `features` (B, T, D) of the tower in the images' places.
 
     Returns the logits (M, vocabulary) where an answer token is due, the attention on the image's tokens where an answer
@@ -97,18 +101,15 @@ def forward_branches(model, packer, features, packed):
     """
     projector, decoder = model.model.multi_modal_projector, model.model.language_model
     embeds = decoder.get_input_embeddings()(packed.ids)
-    n, image = len(features), slice(len(packer.head), len(packer.head) + IMAGE_TOKENS)
-    first = embeds[: n * packer.prefix].unflatten(0, (n, -1))
+    n, image = packed.n_images * packed.prefix, packed.image
+    first = embeds[:n].unflatten(0, (packed.n_images, packed.prefix))
     first = torch.cat([first[:, : image.start], projector(features), first[:, image.stop :]], dim=1)
     layers = []
     output = decoder(
-        inputs_embeds=torch.cat([first.flatten(0, 1), embeds[n * packer.prefix :]])[None],
+        inputs_embeds=torch.cat([first.flatten(0, 1), embeds[n:]])[None],
         position_ids=packed.positions[None],
         use_cache=False,
         packed=packed,
-        n_images=n,
-        prefix=packer.prefix,
-        image=image,
         layers=layers,
     )
     logits = model.lm_head(output.last_hidden_state[0, packed.targets[:, 0]])
@@ -116,15 +117,15 @@ def forward_branches(model, packer, features, packed):
     return logits, torch.stack(attention, dim=1), torch.stack(carried, dim=1)
 
 
-def attend_in_branches(
-    module, query, key, value, attention_mask, *, scaling, packed, n_images, prefix, image, layers, **kwargs
-):
+def attend_in_branches(module, query, key, value, attention_mask, *, scaling, packed, layers, **kwargs):
     """Attention of a packed batch: of each image's prefix on itself, and of each branch on its image's and on itself.
 
     Padding ends a branch, so the causal order alone keeps it from being seen. Leaves with `layers` what
     `forward_branches` returns of this layer: (K, H, T) and (2,).
     """
-    n, owners, width = n_images * prefix, packed.owners, (query.shape[2] - n_images * prefix) // len(packed.owners)
+    n_images, prefix, image, owners = packed.n_images, packed.prefix, packed.image, packed.owners
+    n = n_images * prefix
+    width = (query.shape[2] - n) // len(owners)
     group = query.shape[1] // key.shape[1]
     query, key, value = query[0] * scaling, key[0].repeat_interleave(group, 0), value[0].repeat_interleave(group, 0)
     first_query, first_key, first_value = (

@@ -142,7 +142,7 @@ def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr,
         index = rng.integers(len(features), size=batch)
         questions = [[pool.questions[i][k] for k in rng.permutation(len(pool.questions[i]))[:branches]] for i in index]
         packed = packer.pack(questions)
-        logits, attention, carried = forward_branches(model, packer, features[index].float(), packed)
+        logits, attention, carried = forward_branches(model, features[index].float(), packed)
         answer_loss = F.cross_entropy(logits, packed.targets[:, 1])
         on_scene = torch.tensor([not is_on_small_things(*pair) for pairs in questions for pair in pairs])
         loss = answer_loss + min(1.0, step / 200) * cost(attention[on_scene], carried)
