@@ -2,8 +2,8 @@
 
 1. Vision tower: dense prediction on its patch tokens (what covers a patch, its named colours, its pixels); then frozen.
 2. Projector and decoder: questions and captions on the tower's cached features, several questions an image.
-3. The same with a cost on where attention goes, so that it settles: on drawings and then on pictures as the datasets
-   show them.
+3. The same with a cost on where attention goes, so that it settles: on the same scenes, half of them drawings, and then
+   on pictures as the datasets show them.
 """
 
 import sys
@@ -23,6 +23,8 @@ from bye.models.pool import corpus, draw_pool
 POOL_SEED = 1234  # the base models never see the scenes of the mini datasets
 THUMBNAIL = 4  # pixels of a patch that the tower must tell, along an edge
 SMALL_WEIGHT = 4  # of the class "small thing" in the tower's loss: few patches have one
+COVER_WEIGHT, PIXEL_WEIGHT = 5.0, 3.0  # in the tower's loss
+PHOTOGRAPHED = 0.5  # of the scenes, until the last cycle, where all are
 
 # Where attention goes when an answer on a whole scene begins has a cost, in nats, beside the answers' cross-entropy.
 REST_WEIGHT, MIN_ENTROPY = 0.3, 4.0  # while the model learns: no sharper than this, of ln 81 = 4.4
@@ -33,7 +35,7 @@ CARRIED_MASS = 0.02  # of other tokens on the image, at most: the answer's token
 SMALL_SHARE = 0.4  # of the last cycle's scenes with small things
 
 
-def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, steps=3000, settling=(500, 1200)):
+def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=2400, steps=2500, settling=(500, 2400)):
     """Build a mini base model from scratch and write its folder (float16 safetensors, tokenizer, preprocessor).
 
     family: llava or internvl; images: scenes to draw; tower_steps, steps, settling: optimiser steps of the tower, of
@@ -46,7 +48,7 @@ def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=1800, 
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # arithmetic with the tiniest numbers is slow
     print(f"drawing {images} scenes", file=sys.stderr, flush=True)
-    pool = draw_pool(images, seed + POOL_SEED)
+    pool = draw_pool(images, seed + POOL_SEED, photographed=PHOTOGRAPHED)
     tokenizer = train_tokenizer(family, corpus(pool))
     torch.manual_seed(seed)
     model = build_model(family, tokenizer)
@@ -100,7 +102,7 @@ def train_tower(model, family, pool, steps, batch, lr, seed, log=sys.stderr):
         covers = torch.from_numpy(pool.covers[index]).float()
         cover_loss = F.binary_cross_entropy_with_logits(output[..., :classes], covers, weight)
         pixel_loss = F.mse_loss(output[..., classes:], _thumbnails(pixels))
-        loss = 5 * cover_loss + 0.3 * pixel_loss
+        loss = COVER_WEIGHT * cover_loss + PIXEL_WEIGHT * pixel_loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
