@@ -35,7 +35,7 @@ CARRIED_MASS = 0.02  # of other tokens on the image, at most: the answer's token
 SMALL_SHARE = 0.4  # of the last cycle's scenes with small things
 
 
-def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=2400, steps=2500, settling=(500, 2400)):
+def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=3200, steps=5000, settling=(1000, 4000)):
     """Build a mini base model from scratch and write its folder (float16 safetensors, tokenizer, preprocessor).
 
     family: llava or internvl; images: scenes to draw; tower_steps, steps, settling: optimiser steps of the tower, of
@@ -52,13 +52,14 @@ def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=2400, 
     tokenizer = train_tokenizer(family, corpus(pool))
     torch.manual_seed(seed)
     model = build_model(family, tokenizer)
-    train_tower(model, family, pool, tower_steps, batch=32, lr=2e-3, seed=seed)
+    train_tower(model, family, pool, tower_steps, batch=16, rates=(3e-3, 2e-3), seed=seed)
     features = cache_features(model, family, pool)
     if family == "llava":  # the tower's scale is arbitrary; InternVL's projector normalises it itself
         model.model.multi_modal_projector.linear_1.weight.data.div_(features[:200].float().std())
-    options = {"batch": 16, "seed": seed, "branches": 8}
-    train_decoder(model, family, tokenizer, pool, features, steps=steps, lr=1.5e-3, cost=restlessness, **options)
-    options["lr"] = 1.2e-3
+    options = {"batch": 8, "seed": seed, "branches": 8}
+    rates = (4e-3, 1.5e-3)
+    train_decoder(model, family, tokenizer, pool, features, steps=steps, rates=rates, cost=restlessness, **options)
+    options["rates"] = (3.2e-3, 1.2e-3)
     train_decoder(model, family, tokenizer, pool, features, steps=settling[0], cost=unsettledness, **options)
     pool = draw_pool(images, seed + POOL_SEED, SMALL_SHARE, photographed=1.0)
     features = cache_features(model, family, pool)
@@ -81,8 +82,26 @@ def tower_features(model, family, pixel_values):
     return shuffled.reshape(len(hidden), IMAGE_TOKENS, -1)
 
 
-def train_tower(model, family, pool, steps, batch, lr, seed, log=sys.stderr):
-    """Train the vision tower by a linear head on its patch tokens, which is thrown away, with one cycle of the rate."""
+def make_optimizers(hidden, outer, rates, weight_decay, betas):
+    """Muon for the matrices of linear layers in the modules `hidden`; AdamW for all else in them and in `outer`.
+
+    rates: learning rate of either. Muon's steps are scaled as AdamW's are (Liu et al. 2025, "Muon is scalable for LLM
+    training"); in the same time it comes further than AdamW alone.
+    """
+    matrices = [part.weight for module in hidden for part in module.modules() if isinstance(part, torch.nn.Linear)]
+    known = {id(matrix) for matrix in matrices}
+    rest = [weight for module in (*hidden, *outer) for weight in module.parameters() if id(weight) not in known]
+    return (
+        torch.optim.Muon(matrices, lr=rates[0], weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=rates[1], weight_decay=weight_decay, betas=betas),
+    )
+
+
+def train_tower(model, family, pool, steps, batch, rates, seed, log=sys.stderr):
+    """Train the vision tower by a linear head on its patch tokens, which is thrown away, with one cycle of the rates.
+
+    rates: see `make_optimizers`.
+    """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     width = tower_features(model, family, normalise(pool.pixels[:1])).shape[-1]
@@ -90,10 +109,13 @@ def train_tower(model, family, pool, steps, batch, lr, seed, log=sys.stderr):
     weight = torch.ones(classes)
     weight[-1] = SMALL_WEIGHT
     head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, classes + 3 * THUMBNAIL**2))
-    optimizer = torch.optim.AdamW(
-        [*model.model.vision_tower.parameters(), *head.parameters()], lr=lr, weight_decay=0.01
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    optimizers = make_optimizers([model.model.vision_tower], [head], rates, weight_decay=0.01, betas=(0.9, 0.999))
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, optimizer.defaults["lr"], total_steps=steps, pct_start=0.1, cycle_momentum=False
+        )
+        for optimizer in optimizers
+    ]
     started = time.time()
     for step in range(steps):
         index = rng.integers(len(pool.pixels), size=batch)
@@ -103,10 +125,11 @@ def train_tower(model, family, pool, steps, batch, lr, seed, log=sys.stderr):
         cover_loss = F.binary_cross_entropy_with_logits(output[..., :classes], covers, weight)
         pixel_loss = F.mse_loss(output[..., classes:], _thumbnails(pixels))
         loss = COVER_WEIGHT * cover_loss + PIXEL_WEIGHT * pixel_loss
-        optimizer.zero_grad()
+        model.zero_grad()
+        head.zero_grad()
         loss.backward()
-        optimizer.step()
-        schedule.step()
+        for stepped in (*optimizers, *schedules):
+            stepped.step()
         if step % 50 == 0 or step == steps - 1:
             losses = f"cover {cover_loss:.4f} pixel {pixel_loss:.4f}"
             print(f"tower {step}/{steps} {losses} {time.time() - started:.0f} s", file=log, flush=True)
@@ -126,11 +149,13 @@ def cache_features(model, family, pool, batch=64):
     return torch.cat([tower_features(model, family, normalise(pool.pixels[i : i + batch])).half() for i in starts])
 
 
-def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr, seed, branches, cost, log=sys.stderr):
+def train_decoder(
+    model, family, tokenizer, pool, features, *, steps, batch, rates, seed, branches, cost, log=sys.stderr
+):
     """Train projector and decoder, warm-up and cosine decay, on up to `branches` questions for each image of a batch.
 
-    features: of the tower, (N, T, D); cost: function of the attention (K, L, H, T) on whole
-    scenes and of the masses (2, L) of the question's and the image's tokens: see `forward_branches`.
+    features: of the tower, (N, T, D); rates: see `make_optimizers`; cost: function of the attention (K, L, H, T) on
+    whole scenes and of the masses (2, L) of the question's and the image's tokens: see `forward_branches`.
     """
     rng = np.random.default_rng([seed, steps])
     torch.manual_seed(seed)
@@ -138,7 +163,7 @@ def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr,
     model.model.language_model.set_attn_implementation(NAME)
     trained = (model.model.multi_modal_projector, model.model.language_model, model.lm_head)
     parameters = [parameter for module in trained for parameter in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
+    optimizers = make_optimizers(trained[:2], trained[2:], rates, weight_decay=0.02, betas=(0.9, 0.98))
     started, running = time.time(), None
     for step in range(1, steps + 1):
         index = rng.integers(len(features), size=batch)
@@ -148,12 +173,13 @@ def train_decoder(model, family, tokenizer, pool, features, *, steps, batch, lr,
         answer_loss = F.cross_entropy(logits, packed.targets[:, 1])
         on_scene = torch.tensor([not is_on_small_things(*pair) for pairs in questions for pair in pairs])
         loss = answer_loss + min(1.0, step / 200) * cost(attention[on_scene], carried)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, step / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            rate = optimizer.defaults["lr"] * min(1.0, step / 100)
+            optimizer.param_groups[0]["lr"] = rate * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
+            optimizer.step()
         running = answer_loss.item() if running is None else 0.98 * running + 0.02 * answer_loss.item()
         if step % 100 == 0 or step == steps:
             print(f"decoder {step}/{steps} loss {running:.4f} {time.time() - started:.0f} s", file=log, flush=True)
