@@ -29,6 +29,7 @@ from bye.models.pretrain import (
     restlessness,
     save,
     tower_features,
+    train_decoder,
     unevenness,
     unsettledness,
 )
@@ -247,6 +248,20 @@ def test_pretraining_writes_a_checkpoint_and_repeats_to_the_byte(family, tmp_pat
     assert model.n_image_tokens == IMAGE_TOKENS
     (features,) = model.image_features(model.pixels([Image.new("RGB", (IMAGE_SIZE + 9, IMAGE_SIZE), "red")]))
     assert len(features) == IMAGE_TOKENS and torch.isfinite(features).all()
+
+
+def test_words_that_no_answer_has_can_still_be_said(pool, tmp_path):
+    tokenizer = train_tokenizer("llava", corpus(pool))
+    torch.manual_seed(0)
+    model = build_model("llava", tokenizer)
+    features = torch.randn(len(pool.pixels), IMAGE_TOKENS, 128)
+    options = {"steps": 60, "batch": 2, "rates": (4e-3, 0.2), "seed": 0, "branches": 4, "cost": restlessness}
+    train_decoder(model, "llava", tokenizer, pool, features, **options)
+    answered = {k for pairs in pool.questions for _, answer in pairs for k in tokenizer(" " + answer)["input_ids"]}
+    unsaid = [k for k in range(len(tokenizer)) if k not in answered]
+    rows = torch.nn.functional.normalize(model.lm_head.weight.detach()[unsaid], dim=1)
+    assert len(unsaid) > 400
+    assert (rows @ rows.T).mean() < 0.7  # 0.86 where AdamW's epsilon is its usual one
 
 
 def test_unknown_family(tmp_path):

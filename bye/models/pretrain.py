@@ -24,6 +24,7 @@ POOL_SEED = 1234  # the base models never see the scenes of the mini datasets
 THUMBNAIL = 4  # pixels of a patch that the tower must tell, along an edge
 SMALL_WEIGHT = 4  # of the class "small thing" in the tower's loss: few patches have one
 COVER_WEIGHT, PIXEL_WEIGHT = 5.0, 3.0  # in the tower's loss
+HEAD_EPSILON = 1e-4  # AdamW's, for the output layer: see `train_decoder`
 PHOTOGRAPHED = 0.5  # of the scenes, until the last cycle, where all are
 
 # Where attention goes when an answer on a whole scene begins has a cost, in nats, beside the answers' cross-entropy.
@@ -35,7 +36,7 @@ CARRIED_MASS = 0.02  # of other tokens on the image, at most: the answer's token
 SMALL_SHARE = 0.4  # of the last cycle's scenes with small things
 
 
-def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=3200, steps=5000, settling=(1000, 4000)):
+def pretrain(family, out, seed=0, threads=None, images=12000, tower_steps=6400, steps=5000, settling=(1000, 4000)):
     """Build a mini base model from scratch and write its folder (float16 safetensors, tokenizer, preprocessor).
 
     family: llava or internvl; images: scenes to draw; tower_steps, steps, settling: optimiser steps of the tower, of
@@ -82,18 +83,19 @@ def tower_features(model, family, pixel_values):
     return shuffled.reshape(len(hidden), IMAGE_TOKENS, -1)
 
 
-def make_optimizers(hidden, outer, rates, weight_decay, betas):
-    """Muon for the matrices of linear layers in the modules `hidden`; AdamW for all else in them and in `outer`.
+def make_optimizers(hidden, head, rates, weight_decay, betas, head_epsilon=1e-8):
+    """Muon for the matrices of linear layers in the modules `hidden`; AdamW for all else in them and for `head`.
 
     rates: learning rate of either. Muon's steps are scaled as AdamW's are (Liu et al. 2025, "Muon is scalable for LLM
     training"); in the same time it comes further than AdamW alone.
     """
     matrices = [part.weight for module in hidden for part in module.modules() if isinstance(part, torch.nn.Linear)]
     known = {id(matrix) for matrix in matrices}
-    rest = [weight for module in (*hidden, *outer) for weight in module.parameters() if id(weight) not in known]
+    rest = [weight for module in hidden for weight in module.parameters() if id(weight) not in known]
+    groups = [{"params": rest}, {"params": head.parameters(), "eps": head_epsilon}]
     return (
         torch.optim.Muon(matrices, lr=rates[0], weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=rates[1], weight_decay=weight_decay, betas=betas),
+        torch.optim.AdamW(groups, lr=rates[1], weight_decay=weight_decay, betas=betas),
     )
 
 
@@ -109,7 +111,7 @@ def train_tower(model, family, pool, steps, batch, rates, seed, log=sys.stderr):
     weight = torch.ones(classes)
     weight[-1] = SMALL_WEIGHT
     head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, classes + 3 * THUMBNAIL**2))
-    optimizers = make_optimizers([model.model.vision_tower], [head], rates, weight_decay=0.01, betas=(0.9, 0.999))
+    optimizers = make_optimizers([model.model.vision_tower], head, rates, weight_decay=0.01, betas=(0.9, 0.999))
     schedules = [
         torch.optim.lr_scheduler.OneCycleLR(
             optimizer, optimizer.defaults["lr"], total_steps=steps, pct_start=0.1, cycle_momentum=False
@@ -156,14 +158,20 @@ def train_decoder(
 
     features: of the tower, (N, T, D); rates: see `make_optimizers`; cost: function of the attention (K, L, H, T) on
     whole scenes and of the masses (2, L) of the question's and the image's tokens: see `forward_branches`.
+
+    Most of the vocabulary is in no answer, and has next to no gradient in the output layer: less of it than it has of
+    other words, and always the same. AdamW's usual epsilon makes full steps of that, until those words' weights are one
+    (cosine 0.99) and none of them can be said any more, as an attack's target must be: HEAD_EPSILON is above it.
     """
     rng = np.random.default_rng([seed, steps])
     torch.manual_seed(seed)
     packer = Packer(family, tokenizer)
     model.model.language_model.set_attn_implementation(NAME)
-    trained = (model.model.multi_modal_projector, model.model.language_model, model.lm_head)
-    parameters = [parameter for module in trained for parameter in module.parameters()]
-    optimizers = make_optimizers(trained[:2], trained[2:], rates, weight_decay=0.02, betas=(0.9, 0.98))
+    hidden = (model.model.multi_modal_projector, model.model.language_model)
+    parameters = [parameter for module in (*hidden, model.lm_head) for parameter in module.parameters()]
+    optimizers = make_optimizers(
+        *(hidden, model.lm_head, rates), weight_decay=0.02, betas=(0.9, 0.98), head_epsilon=HEAD_EPSILON
+    )
     started, running = time.time(), None
     for step in range(1, steps + 1):
         index = rng.integers(len(features), size=batch)
@@ -178,7 +186,8 @@ def train_decoder(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             rate = optimizer.defaults["lr"] * min(1.0, step / 100)
-            optimizer.param_groups[0]["lr"] = rate * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
             optimizer.step()
         running = answer_loss.item() if running is None else 0.98 * running + 0.02 * answer_loss.item()
         if step % 100 == 0 or step == steps:
