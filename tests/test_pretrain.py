@@ -250,7 +250,7 @@ def test_pretraining_writes_a_checkpoint_and_repeats_to_the_byte(family, tmp_pat
     assert len(features) == IMAGE_TOKENS and torch.isfinite(features).all()
 
 
-def test_words_that_no_answer_has_can_still_be_said(pool, tmp_path):
+def test_words_that_no_answer_has_can_still_be_said(pool):
     tokenizer = train_tokenizer("llava", corpus(pool))
     torch.manual_seed(0)
     model = build_model("llava", tokenizer)

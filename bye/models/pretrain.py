@@ -169,9 +169,8 @@ def train_decoder(
     model.model.language_model.set_attn_implementation(NAME)
     hidden = (model.model.multi_modal_projector, model.model.language_model)
     parameters = [parameter for module in (*hidden, model.lm_head) for parameter in module.parameters()]
-    optimizers = make_optimizers(
-        *(hidden, model.lm_head, rates), weight_decay=0.02, betas=(0.9, 0.98), head_epsilon=HEAD_EPSILON
-    )
+    options = {"weight_decay": 0.02, "betas": (0.9, 0.98), "head_epsilon": HEAD_EPSILON}
+    optimizers = make_optimizers(hidden, model.lm_head, rates, **options)
     started, running = time.time(), None
     for step in range(1, steps + 1):
         index = rng.integers(len(features), size=batch)
