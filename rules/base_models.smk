@@ -1,5 +1,5 @@
-# The shipped folders in base_models/ are of an earlier form of this rule (docs/base-models.md). To use freshly built
-# ones instead, set models.KEY.path to results/base_models/KEY, or copy them (`make base-models`).
+# The folders in base_models/ were made so. To use freshly built ones instead, set models.KEY.path to
+# results/base_models/KEY, or copy them.
 
 
 rule base_model:
