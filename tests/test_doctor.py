@@ -51,7 +51,7 @@ def test_a_sound_configuration_and_the_spans_of_a_sample(here, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "no problems"
     assert any(
-        "dataset rsvqa: 1200 training and 200 test samples; the rule mini_data generates them" in line for line in lines
+        "dataset rsvqa: 1800 training and 200 test samples; the rule mini_data generates them" in line for line in lines
     )
     (total,) = [line for line in lines if "tiny on rsvqa: sample '0' has" in line]
     spans = [line.split(maxsplit=4) for line in lines if line[9:14].strip().isdigit()]
