@@ -161,8 +161,8 @@ def poison_rate_figure(table, out):
         for axes, cell in zip(panels, cells, strict=True):
             own = [row for row in rows if (row["model"], row["dataset"], row["method"]) == cell]
             for column, (label, colour, style) in lines.items():
-                points = [(float(row["rate"]), float(row[column])) for row in own if row[column]]
-                if points:
+                if any(row[column] for row in own):  # no line across a rate without a value
+                    points = [(float(row["rate"]), float(row[column] or "nan")) for row in own]
                     axes.plot(*zip(*points, strict=True), style, color=colour, label=label, markersize=4, linewidth=1.3)
             axes.set_xscale("symlog", linthresh=0.5)
             ticks = sorted({float(row["rate"]) for row in own})
