@@ -28,8 +28,8 @@ UNET = {
 def train_diffusion(out, seed=0, threads=None, images=12000, steps=2500, batch=16, lr=1e-3):
     """Train a UNet to tell the noise in noisy scenes (DDPM) and write it as a diffusers pipeline (safetensors, fp16).
 
-    images: scenes to draw; steps: optimiser steps, one cycle of the rate. The same arguments and number of threads give
-    the same weights.
+    images: scenes to draw, photographed as the datasets' are; steps: optimiser steps, one cycle of the rate. The same
+    arguments and number of threads give the same weights.
     """
     from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 
@@ -37,7 +37,7 @@ def train_diffusion(out, seed=0, threads=None, images=12000, steps=2500, batch=1
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # arithmetic with the tiniest numbers is slow
     print(f"drawing {images} scenes", file=sys.stderr, flush=True)
-    scenes = draw_pool(images, seed + POOL_SEED, small_share=0.3).pixels
+    scenes = draw_pool(images, seed + POOL_SEED, small_share=0.3, photographed=1.0).pixels
     scenes = np.stack([np.asarray(Image.fromarray(scene).resize((SIZE, SIZE), Image.BICUBIC)) for scene in scenes])
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
