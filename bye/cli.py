@@ -5,8 +5,9 @@ import gc
 import os
 import sys
 
-from bye import __version__, devices, distributed, processes
+from bye import __version__
 from bye.errors import ByeError
+from bye.machine import devices, distributed, processes
 from bye.stages import STAGES
 
 KNOBS = {  # stage -> config key that says how much a GPU holds at once

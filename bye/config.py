@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from bye.distributed import split_batch
 from bye.errors import ByeError
 from bye.files import read_json, read_text
-from bye.hub import NATIVE, find_file
+from bye.machine.distributed import split_batch
+from bye.machine.hub import NATIVE, find_file
 
 BUILT_IN_ATTACK = "none"  # the untouched set: no trigger, no labels
 OWN_FOLDERS = {"data", "downloads", "labels", "logs", "benchmarks", "base_models"}

@@ -83,7 +83,7 @@ def pairs(texts):
 )
 def mini_data(dataset, out, train, test, seed):
     """Write a mini dataset in its original's official layout."""
-    from bye.data.mini import write_dataset
+    from bye.mini.world import write_dataset
 
     write_dataset(dataset, out, n_train=train, n_test=test, seed=seed)
 
@@ -185,7 +185,7 @@ def trigger_test(samples, images, trigger, target, seed, out):
 )
 def finetune(plain_samples, plain_adapter, plain_log, **options):
     """Fine-tune a model's decoder by LoRA; a killed run goes on from its last checkpoint."""
-    from bye.finetune import finetune, finetune_kept
+    from bye.training.finetune import finetune, finetune_kept
 
     if plain_samples is None:
         finetune(**options)
@@ -210,7 +210,7 @@ def finetune(plain_samples, plain_adapter, plain_log, **options):
 )
 def attention(**options):
     """Extract attention entropies and masses, one forward pass a sample."""
-    from bye.attention import extract
+    from bye.extraction.attention import extract
 
     extract(**options)
 
@@ -231,7 +231,7 @@ def attention(**options):
 )
 def attention_maps(**options):
     """Extract the attention maps of a few clean and poisoned samples, for figures."""
-    from bye.attention import example_maps
+    from bye.extraction.attention import example_maps
 
     example_maps(**options)
 
@@ -250,7 +250,7 @@ def attention_maps(**options):
 )
 def detect(attention, layers, flags, over, **options):
     """Run BYE: find the layers where attention collapses, flag the samples with low entropy there."""
-    from bye.defences import detect
+    from bye.cleaning.defences import detect
 
     count = detect(attention, layers, flags, layers=over, **options)
     print(f"detect: {count} samples flagged")
@@ -275,7 +275,7 @@ def detect(attention, layers, flags, over, **options):
 )
 def sentinet(flags, **options):
     """Run SentiNet: flag the samples whose salient region takes over the answers to clean images."""
-    from bye.sentinet import sentinet
+    from bye.methods.defences.sentinet import sentinet
 
     count = sentinet(**options, flags_out=flags)
     print(f"sentinet: {count} samples flagged")
@@ -290,7 +290,7 @@ def sentinet(flags, **options):
 )
 def random_drop(samples, share, seed, flags):
     """Flag samples at random."""
-    from bye.defences import random_drop
+    from bye.cleaning.defences import random_drop
 
     random_drop(samples, flags, share=share, seed=seed)
 
@@ -298,7 +298,7 @@ def random_drop(samples, share, seed, flags):
 @stage("oracle", SAMPLES, LABELS, need("--flags", "Parquet file for the flags"))
 def oracle(samples, labels, flags):
     """Flag exactly the poisoned samples: an upper bound, which reads the ground truth."""
-    from bye.defences import oracle
+    from bye.cleaning.defences import oracle
 
     oracle(samples, labels, flags)
 
@@ -312,7 +312,7 @@ def oracle(samples, labels, flags):
 )
 def keep(samples, flags, kept, dropped):
     """Split a samples file by flags, entries as they were."""
-    from bye.defences import keep
+    from bye.cleaning.defences import keep
 
     n_kept, n_dropped = keep(samples, flags, kept, dropped)
     print(f"keep: {n_kept} samples kept, {n_dropped} dropped")
@@ -348,7 +348,7 @@ def score(flags, labels, out, layers):
 )
 def purify(**options):
     """Purify the images of a test set by a diffusion model (ZIP)."""
-    from bye.purify import purify
+    from bye.methods.defences.zip import purify
 
     count = purify(**options)
     print(f"purify: {count} images")
@@ -375,7 +375,7 @@ def purify(**options):
 )
 def evaluate(**options):
     """Answer the test set greedily: clean performance and attack success rate."""
-    from bye.evaluate import evaluate
+    from bye.answers.evaluate import evaluate
 
     evaluate(**options)
 
@@ -389,7 +389,7 @@ def evaluate(**options):
 )
 def table1(cells, paper_models, upper_bounds, out):
     """Write Table 1: clean performance and attack success of every method, beside the paper's."""
-    from bye.tables import cells_of, table1
+    from bye.report.tables import cells_of, table1
 
     table1(cells_of(cells), out, paper_models=pairs(paper_models), upper_bounds=upper_bounds)
 
@@ -402,7 +402,7 @@ def table1(cells, paper_models, upper_bounds, out):
 )
 def table2(cells, paper_models, out):
     """Write Table 2: precision, recall and F1 of the detector, beside the paper's."""
-    from bye.tables import cells_of, table2
+    from bye.report.tables import cells_of, table2
 
     table2(cells_of(cells), out, paper_models=pairs(paper_models))
 
@@ -417,7 +417,7 @@ def table2(cells, paper_models, out):
 )
 def table_attacks(cells, number, names, paper_models, out):
     """Write Table 3 or 6: the detector under several triggers, beside the paper's."""
-    from bye.tables import cells_of, table_of_attacks
+    from bye.report.tables import cells_of, table_of_attacks
 
     table_of_attacks(cells_of(cells), out, number, pairs(names), paper_models=pairs(paper_models))
 
@@ -430,7 +430,7 @@ def table_attacks(cells, number, names, paper_models, out):
 )
 def table4(names, cells, out):
     """Write Table 4: the datasets as loaded."""
-    from bye.tables import table4
+    from bye.report.tables import table4
 
     files = zip(cells[::2], cells[1::2], strict=True)
     table4(
@@ -451,7 +451,7 @@ def table4(names, cells, out):
 )
 def table5(cells, names, paper_models, out):
     """Write Table 5: the detector under several thresholds of the BSI, beside the paper's."""
-    from bye.tables import cells_of, table5
+    from bye.report.tables import cells_of, table5
 
     taus = {name: float(tau) for name, tau in pairs(names).items()}
     table5(cells_of(cells), out, taus, paper_models=pairs(paper_models))
@@ -467,7 +467,7 @@ def table5(cells, names, paper_models, out):
 )
 def table_variants(cells, number, names, paper_models, out):
     """Write F1 of variants of the detector: Table 7 beside the paper's, or the numbers of Figure 4."""
-    from bye.tables import cells_of, table_of_variants
+    from bye.report.tables import cells_of, table_of_variants
 
     table_of_variants(cells_of(cells), out, pairs(names), number=number, paper_models=pairs(paper_models))
 
@@ -482,7 +482,7 @@ def table_variants(cells, number, names, paper_models, out):
 def table8(cells, reference, names, out):
     """Write Table 8: BYE against SentiNet."""
     from bye.data.samples import read_samples
-    from bye.tables import cells_of, table8
+    from bye.report.tables import cells_of, table8
 
     benchmarks = {}
     for name in names:
@@ -500,7 +500,7 @@ def table8(cells, reference, names, out):
 )
 def poison_rate_table(cells, names, plain, out):
     """Write detection and attack success over the share of poison."""
-    from bye.tables import cells_of, poison_rate_table
+    from bye.report.tables import cells_of, poison_rate_table
 
     poison_rate_table(cells_of(cells), out, {name: float(rate) for name, rate in pairs(names).items()}, plain)
 
@@ -513,7 +513,7 @@ def poison_rate_table(cells, names, plain, out):
 )
 def layers_table(cells, labels, out):
     """Write every layer's BSI and AUROC."""
-    from bye.tables import cells_of, labels_of, layers_table
+    from bye.report.tables import cells_of, labels_of, layers_table
 
     layers_table(cells_of(cells), labels_of(labels), out)
 
@@ -526,8 +526,8 @@ def layers_table(cells, labels, out):
 )
 def histograms_figure(cells, labels, out):
     """Draw Figure 3: the histograms of many cells."""
-    from bye.figures import histograms_figure
-    from bye.tables import cells_of, labels_of
+    from bye.report.figures import histograms_figure
+    from bye.report.tables import cells_of, labels_of
 
     labels = labels_of(labels)
     pairs = {
@@ -548,7 +548,7 @@ def histograms_figure(cells, labels, out):
 )
 def bars_figure(table, out, **options):
     """Draw Figure 4: a table as bars."""
-    from bye.figures import bars_figure
+    from bye.report.figures import bars_figure
 
     for path in out:
         bars_figure(table, path, **options)
@@ -561,7 +561,7 @@ def bars_figure(table, out, **options):
 )
 def poison_rate_figure(table, out):
     """Draw detection and attack success over the share of poison."""
-    from bye.figures import poison_rate_figure
+    from bye.report.figures import poison_rate_figure
 
     for path in out:
         poison_rate_figure(table, path)
@@ -577,7 +577,7 @@ def poison_rate_figure(table, out):
 )
 def maps_figure(out, **files):
     """Draw Figure 2: attention maps over the layers, clean above poisoned."""
-    from bye.figures import maps_figure
+    from bye.report.figures import maps_figure
 
     for path in out:
         maps_figure(**files, out=path)
@@ -594,7 +594,7 @@ def maps_figure(out, **files):
 )
 def triggers_figure(names, maps, samples, images, labels, out):
     """Draw Figure 5: a poisoned image of each attack and its attention."""
-    from bye.figures import triggers_figure
+    from bye.report.figures import triggers_figure
 
     for path in out:
         triggers_figure(list(zip(names, maps, samples, images, labels, strict=True)), path)
@@ -609,7 +609,7 @@ def triggers_figure(names, maps, samples, images, labels, out):
 )
 def purified_figure(names, samples, images, out):
     """Draw test images before and after purification."""
-    from bye.figures import purified_figure
+    from bye.report.figures import purified_figure
 
     files = list(zip(samples, images, strict=True))
     columns = {name: files[4 * index : 4 * index + 4] for index, name in enumerate(names)}
@@ -625,7 +625,7 @@ def purified_figure(names, samples, images, out):
 )
 def layers_figure(table, tau, out):
     """Draw BSI and AUROC of every layer."""
-    from bye.figures import layers_figure
+    from bye.report.figures import layers_figure
 
     for path in out:
         layers_figure(table, path, tau)
@@ -642,7 +642,7 @@ def layers_figure(table, tau, out):
 )
 def results_page(results, notes, out, facts, title, options):
     """Write one page with every table and figure of a run."""
-    from bye.page import results_page
+    from bye.report.page import results_page
 
     count = results_page(results, notes, out, facts, title, options)
     print(f"results-page: {count} targets in {out}")
@@ -657,7 +657,7 @@ def results_page(results, notes, out, facts, title, options):
 )
 def entropy_figure(flags, layers, labels, out):
     """Draw the histogram of the samples' entropy in the sensitive layers."""
-    from bye.figures import entropy_figure
+    from bye.report.figures import entropy_figure
 
     entropy_figure(flags, out, labels=labels, layers=layers)
 
@@ -672,11 +672,11 @@ def entropy_figure(flags, layers, labels, out):
 def base_model(family, out, seed, threads):
     """Pre-train a mini base model from scratch on the clean mini worlds."""
     if family == "diffusion":
-        from bye.models.diffusion import train_diffusion
+        from bye.mini.diffusion import train_diffusion
 
         train_diffusion(out, seed=seed, threads=threads)
     else:
-        from bye.models.pretrain import pretrain
+        from bye.mini.pretrain import pretrain
 
         pretrain(family, out, seed=seed, threads=threads)
 
@@ -690,7 +690,7 @@ def base_model(family, out, seed, threads):
 )
 def twin(model, out, size, weights):
     """Write a model of the original's size with random weights, to measure what it costs."""
-    from bye.models.twin import write_twin
+    from bye.tools.twin import write_twin
 
     write_twin(model, out, size, weights)
 
@@ -705,7 +705,7 @@ def twin(model, out, size, weights):
 )
 def bench(**options):
     """Measure the attention extraction against a plain forward and against the authors' way."""
-    from bye.bench import bench
+    from bye.tools.bench import bench
 
     bench(**options)
 
@@ -724,7 +724,7 @@ def bench(**options):
 )
 def clean(**options):
     """Clean a training file of your own: fine-tune, look at the attention, drop what collapsed."""
-    from bye.clean import clean
+    from bye.tools.clean import clean
 
     clean(**options)
 
@@ -740,7 +740,7 @@ def clean(**options):
 )
 def rates(**options):
     """Measure fine-tune, extraction and evaluation of models on this machine."""
-    from bye.rates import measure_rates
+    from bye.tools.rates import measure_rates
 
     measure_rates(**options)
 
@@ -755,6 +755,6 @@ def rates(**options):
 )
 def doctor(**options):
     """Check models, datasets, prompts, memory and time of a configuration, before hours are spent."""
-    from bye.doctor import doctor
+    from bye.tools.doctor import doctor
 
     sys.exit(1 if doctor(**options) else 0)

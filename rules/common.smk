@@ -8,7 +8,8 @@ import sys
 from snakemake.cli import get_argument_parser
 
 from bye import config as settings
-from bye import devices, processes
+from bye.machine import devices
+from bye.machine import processes
 from bye.errors import ByeError
 
 MODEL_FILES = ["config.json", "model.safetensors"]

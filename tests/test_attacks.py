@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bye.attacks.poison import poison_training_set, trigger_test_set
-from bye.attacks.triggers import badnet
+from bye.attacks.squares import badnet
 from bye.data.samples import answer_of, id_of, question_of, read_samples, write_samples
 from bye.errors import ByeError
 

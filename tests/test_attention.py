@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 
-from bye.attention import entropy, example_maps, extract, image_distribution, last_rows, masses_by_role
 from bye.errors import ByeError
+from bye.extraction.attention import entropy, example_maps, extract, image_distribution, last_rows, masses_by_role
 from bye.models import load_model
 from bye.models.attention import LastRow, record_decoder
 from bye.models.family import pad, processing_order

@@ -15,12 +15,12 @@ from small_workflow import ROOT, command, small_config, write_config
 from tiny_models import TEMPLATES, write_tiny_model
 
 from bye import config as settings
-from bye.attention import extract
-from bye.clean import clean
-from bye.defences import detect
+from bye.cleaning.defences import detect
 from bye.errors import ByeError
-from bye.finetune import finetune
+from bye.extraction.attention import extract
 from bye.models import load_model
+from bye.tools.clean import clean
+from bye.training.finetune import finetune
 
 EVERY = pytest.mark.parametrize("family", TEMPLATES)
 

@@ -7,11 +7,11 @@ from PIL import Image
 from small_workflow import ROOT
 from tiny_models import write_tiny_model
 
-from bye import budget
-from bye.bench import WAYS, bench
 from bye.errors import ByeError
 from bye.models import load_model
-from bye.models.twin import write_twin
+from bye.tools import budget
+from bye.tools.bench import WAYS, bench
+from bye.tools.twin import write_twin
 
 
 def test_the_benchmark_tells_speed_and_memory_of_each_way(tmp_path, capsys):

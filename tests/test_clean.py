@@ -11,11 +11,11 @@ from PIL import Image
 from small_workflow import ROOT
 from tiny_models import write_tiny_model
 
-import bye.clean
-from bye.clean import MODEL_TYPES, clean, summarise
+import bye.tools.clean
 from bye.data.samples import read_samples
 from bye.errors import ByeError
 from bye.models import FAMILIES
+from bye.tools.clean import MODEL_TYPES, clean, summarise
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
 )
 def test_bad_input_fails_before_any_training(tmp_path, model, monkeypatch, change, told):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bye.clean, "_make", lambda *arguments: pytest.fail("training began"))
+    monkeypatch.setattr(bye.tools.clean, "_make", lambda *arguments: pytest.fail("training began"))
     data, images = write_set(tmp_path)
     (tmp_path / "a file").write_text("")
     (tmp_path / "done").mkdir()
@@ -111,7 +111,9 @@ def test_a_model_of_ones_own_config_file(tmp_path, model, monkeypatch):
     finetune = {"epochs": 2, "batch_size": 4, "learning_rate": 2e-4, "lora_rank": 8, "lora_alpha": 16}
     entry = {"family": "internvl", "path": f"./{model.name}", "finetune": {**finetune, "lora_dropout": 0.0}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"models": {"ours": entry}}))
-    monkeypatch.setattr(bye.clean, "_make", lambda root, work, targets, cores: (_ for _ in ()).throw(ByeError("made")))
+    monkeypatch.setattr(
+        bye.tools.clean, "_make", lambda root, work, targets, cores: (_ for _ in ()).throw(ByeError("made"))
+    )
     with pytest.raises(ByeError, match="made"):
         clean("ours", data, images, tmp_path / "out", configfile=tmp_path / "own.yaml")
     config = yaml.safe_load((tmp_path / "out/work/config.yaml").read_text(encoding="utf-8"))
@@ -130,10 +132,10 @@ def test_too_few_samples(tmp_path, model):
 
 
 def test_without_the_workflow_it_says_how_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(bye.clean, "__file__", str(tmp_path / "site-packages/bye/clean.py"))
+    monkeypatch.setattr(bye.tools.clean, "__file__", str(tmp_path / "site-packages/bye/clean.py"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ByeError, match="install the package from its clone"):
-        bye.clean.find_workflow()
+        bye.tools.clean.find_workflow()
 
 
 def test_the_summary_says_what_was_found(tmp_path):

@@ -8,20 +8,20 @@ import sys
 import pytest
 from small_workflow import ROOT
 
-import bye.attention
+import bye.answers.evaluate
 import bye.cli
-import bye.evaluate
-import bye.finetune
-import bye.purify
+import bye.extraction.attention
+import bye.methods.defences.zip
+import bye.training.finetune
 from bye.errors import ByeError
 from bye.stages import STAGES, Stage
 
 # What a stage with **options calls; of several functions, the first is always called.
 FUNCTIONS = {
-    "finetune": (bye.finetune.finetune, bye.finetune.finetune_kept),
-    "attention": (bye.attention.extract,),
-    "evaluate": (bye.evaluate.evaluate,),
-    "purify": (bye.purify.purify,),
+    "finetune": (bye.training.finetune.finetune, bye.training.finetune.finetune_kept),
+    "attention": (bye.extraction.attention.extract,),
+    "evaluate": (bye.answers.evaluate.evaluate,),
+    "purify": (bye.methods.defences.zip.purify,),
 }
 
 

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from bye import files
-from bye.data import flickr30k, iconqa, rsvqa, scienceqa
 from bye.data.prepare import prepare
 from bye.data.samples import answer_of, question_of, read_samples
 from bye.errors import ByeError
+from bye.methods.datasets import flickr30k, iconqa, rsvqa, scienceqa
 
 
 def picture(path, color=(90, 120, 60), size=(8, 6)):

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from bye.defences import detect, keep, oracle, random_drop, read_entropies
+from bye.cleaning.defences import detect, keep, oracle, random_drop, read_entropies
 from bye.errors import ByeError
 from bye.flags import read_flags, write_flags
 from bye.metrics.detection import score
@@ -326,8 +326,8 @@ def test_score_wants_labels_of_these_samples(tmp_path):
 
 def test_detection_and_tables_load_no_torch(tmp_path, attention):
     code = (
-        "import sys; from bye.defences import detect; import bye.metrics.detection, bye.metrics.cider, bye.tables, "
-        "bye.figures; detect(*sys.argv[1:]); "
+        "import sys; from bye.cleaning.defences import detect; import bye.metrics.detection, bye.metrics.cider, "
+        "bye.report.tables, bye.report.figures; detect(*sys.argv[1:]); "
         "assert not {'torch', 'transformers'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", code, attention, *outputs(tmp_path)], check=True)
@@ -337,7 +337,8 @@ def test_tables_and_scores_load_neither_scikit_learn_nor_pandas(tmp_path):
     flag_every_third(tmp_path / "flags.parquet")
     write_labels(tmp_path / "labels.parquet", [True] * 9)
     code = (
-        "import sys, bye.tables, bye.defences, bye.metrics.cider; from bye.metrics.detection import score; "
+        "import sys, bye.report.tables, bye.cleaning.defences, bye.metrics.cider; "
+        "from bye.metrics.detection import score; "
         "score(*sys.argv[1:]); heavy = {'torch', 'sklearn', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules); "
         "assert not heavy, heavy"
     )

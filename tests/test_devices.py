@@ -12,14 +12,14 @@ from tiny_models import write_tiny_model
 
 import bye.cli
 from bye import config as settings
-from bye import devices
 from bye.errors import ByeError
+from bye.machine import devices
 from bye.stages import STAGES, Stage
 
 JOB = """
 import os, sys
 from bye import config as settings
-from bye import devices
+from bye.machine import devices
 print(",".join(devices.take(int(sys.argv[1]))), os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 assert devices.take(1) == []  # as a process of its own would, which shares them
 sys.stdin.read()
@@ -155,8 +155,8 @@ def test_out_of_gpu_memory_names_the_knob_and_half_its_value(monkeypatch, capsys
 
 
 def test_a_model_that_does_not_fit_is_one_sentence(monkeypatch, tmp_path):
+    from bye.methods.families.llava import Llava
     from bye.models import load_model
-    from bye.models.llava import Llava
 
     folder = write_tiny_model("llava", tmp_path / "model")
 

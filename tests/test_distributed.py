@@ -20,16 +20,16 @@ from small_workflow import ROOT
 from tiny_models import write_tiny_model
 
 import bye.cli
-from bye import distributed
-from bye.attention import extract
+from bye.answers.evaluate import evaluate
 from bye.errors import ByeError
-from bye.evaluate import evaluate
-from bye.finetune import finetune
+from bye.extraction.attention import extract
+from bye.machine import distributed
 from bye.models.family import choose_device
+from bye.training.finetune import finetune
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 FORKED = multiprocessing.get_context("forkserver")  # what the stages import is imported once for all processes
-FORKED.set_forkserver_preload(["bye.attention", "bye.evaluate", "bye.finetune", "bye.cli"])
+FORKED.set_forkserver_preload(["bye.extraction.attention", "bye.answers.evaluate", "bye.training.finetune", "bye.cli"])
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_a_batch_is_divided():
 def test_the_launcher_ends_as_the_process_that_failed(tmp_path):
     lines = "import os, sys, time", "os.environ['RANK'] == '1' and sys.exit(3)", "time.sleep(60)"
     (tmp_path / "bye.py").write_text("\n".join(lines))
-    call = "import os, sys; from bye.distributed import launch; os.chdir(sys.argv[1]); sys.exit(launch(2, []))"
+    call = "import os, sys; from bye.machine.distributed import launch; os.chdir(sys.argv[1]); sys.exit(launch(2, []))"
     result = subprocess.run([sys.executable, "-c", call, tmp_path], env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 3 and not result.stderr
 

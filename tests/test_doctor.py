@@ -11,12 +11,12 @@ from test_data import dump, flickr30k_root, iconqa_root, rsvqa_root, scienceqa_r
 from tiny_models import write_tiny_model
 
 import bye.cli
-from bye import budget
 from bye.data.prepare import LAYOUTS, check_folder
-from bye.doctor import doctor
 from bye.errors import ByeError
 from bye.models import load_model
-from bye.rates import measure_rates
+from bye.tools import budget
+from bye.tools.doctor import doctor
+from bye.tools.rates import measure_rates
 
 BOTH = pytest.mark.parametrize("family", ["llava", "internvl"])
 
@@ -184,7 +184,7 @@ def test_a_folder_half_there_names_what_is_missing(request, form, missing):
 
 @pytest.mark.parametrize("form", LAYOUTS)
 def test_what_the_generator_writes_is_whole(form, tmp_path):
-    from bye.data.mini import write_dataset
+    from bye.mini.world import write_dataset
 
     write_dataset(form, tmp_path / "raw", n_train=2, n_test=1, seed=0)
     check_folder(form, tmp_path / "raw")

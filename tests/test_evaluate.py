@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 
+from bye.answers.evaluate import answer, evaluate
 from bye.errors import ByeError
-from bye.evaluate import answer, evaluate
 from bye.models import load_model
 
 EVERY = pytest.mark.parametrize("family", TEMPLATES)

@@ -8,10 +8,10 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
+from bye.cleaning.defences import detect, random_drop
 from bye.data.samples import write_samples
-from bye.defences import detect, random_drop
 from bye.errors import ByeError
-from bye.figures import (
+from bye.report.figures import (
     HIGH,
     LOW,
     SERIES,

@@ -21,7 +21,8 @@ from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 from transformers import AutoModelForImageTextToText
 
 from bye.errors import ByeError
-from bye.finetune import (
+from bye.models import load_model
+from bye.training.finetune import (
     IGNORED,
     ChosenPositions,
     FeatureTrainer,
@@ -30,7 +31,6 @@ from bye.finetune import (
     finetune,
     finetune_kept,
 )
-from bye.models import load_model
 
 EVERY = pytest.mark.parametrize("family", TEMPLATES)
 OF_ANY_SIZE = pytest.mark.parametrize("family", ["llava", "llava_next", "qwen3_vl"])
@@ -173,7 +173,8 @@ def test_killed_and_started_again_gives_the_same_bytes(root, tmp_path):
     undisturbed = run(root, tmp_path / "undisturbed", epochs=12)
     out = tmp_path / "killed"
     call = (
-        f"from bye.finetune import finetune; finetune({str(root / 'llava')!r}, {str(root / 'samples.json')!r}, "
+        f"from bye.training.finetune import finetune; "
+        f"finetune({str(root / 'llava')!r}, {str(root / 'samples.json')!r}, "
         f"{str(root)!r}, {str(out)!r}, {str(out.with_suffix('.csv'))!r}, epochs=12, **{OPTIONS!r})"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}

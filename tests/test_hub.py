@@ -14,7 +14,8 @@ from tiny_models import write_tiny_model
 FIND = """
 import sys, time
 time.sleep = lambda seconds: None  # between attempts
-from bye import hub, config
+from bye import config
+from bye.machine import hub
 try:
     config.check_hub("models.big.path", sys.argv[1], "llava")
     hub.check_safetensors("config key models.big.path: " + sys.argv[1], sys.argv[1])

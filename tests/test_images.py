@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bye.attacks.triggers import badnet
+from bye.attacks.squares import badnet
 from bye.data.images import MAX_PIXELS, check_image, image_path, image_sizes, load_image, load_rgb
 from bye.errors import ByeError
 

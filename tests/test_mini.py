@@ -7,18 +7,18 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from bye.data.mini import write_dataset
-from bye.data.mini.canvas import COLOR_INDEX, GROUNDS, ICONS, LABEL_INDEX
-from bye.data.mini.icons import EDGES, draw_icons
-from bye.data.mini.layouts import WRITERS
-from bye.data.mini.photos import draw_photo
-from bye.data.mini.scene import BRIGHT, SIDES
-from bye.data.mini.science import HABITATS
-from bye.data.mini.small_things import add_small_things, is_on_small_things
-from bye.data.mini.tiles import LAND, draw_tile
 from bye.data.prepare import prepare
 from bye.data.samples import answer_of, question_of, read_samples
 from bye.errors import ByeError
+from bye.mini.world import write_dataset
+from bye.mini.world.canvas import COLOR_INDEX, GROUNDS, ICONS, LABEL_INDEX
+from bye.mini.world.icons import EDGES, draw_icons
+from bye.mini.world.layouts import WRITERS
+from bye.mini.world.photos import draw_photo
+from bye.mini.world.scene import BRIGHT, SIDES
+from bye.mini.world.science import HABITATS
+from bye.mini.world.small_things import add_small_things, is_on_small_things
+from bye.mini.world.tiles import LAND, draw_tile
 
 N_TRAIN, N_TEST = 18, 6
 EVERY = pytest.mark.parametrize("dataset", WRITERS)

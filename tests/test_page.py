@@ -3,7 +3,7 @@
 import pytest
 
 from bye.errors import ByeError
-from bye.page import results_page
+from bye.report.page import results_page
 
 
 def test_a_page_of_what_is_there(tmp_path):

@@ -9,8 +9,7 @@ from PIL import Image
 
 from bye.data.layout import CAPTION_PROMPT, OPTION_PROMPT, PHRASE_PROMPT
 from bye.errors import ByeError
-from bye.models import load_model
-from bye.models.mini import (
+from bye.mini.models import (
     CONVERSATIONS,
     FIXED_TEXTS,
     HEADS,
@@ -21,9 +20,9 @@ from bye.models.mini import (
     build_model,
     train_tokenizer,
 )
-from bye.models.packing import NAME, Packer, forward_branches
-from bye.models.pool import corpus, draw_pool
-from bye.models.pretrain import (
+from bye.mini.packing import NAME, Packer, forward_branches
+from bye.mini.pool import corpus, draw_pool
+from bye.mini.pretrain import (
     normalise,
     pretrain,
     restlessness,
@@ -33,6 +32,7 @@ from bye.models.pretrain import (
     unevenness,
     unsettledness,
 )
+from bye.models import load_model
 
 BOTH = pytest.mark.parametrize("family", CONVERSATIONS)
 TARGET = "Backdoor Attack!"

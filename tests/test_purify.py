@@ -8,11 +8,11 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 from PIL import Image
 
-from bye.attacks.triggers import TRIGGERS
+from bye.attacks.squares import TRIGGERS
 from bye.data.samples import read_samples, write_samples
 from bye.errors import ByeError
-from bye.models import diffusion
-from bye.purify import Purifier, load_diffusion, purify
+from bye.methods.defences.zip import Purifier, load_diffusion, purify
+from bye.mini import diffusion
 
 SIZE = 16
 

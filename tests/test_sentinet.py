@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from tiny_models import write_tiny_model
 
-from bye import sentinet as module
 from bye.data.samples import read_samples, write_samples
 from bye.errors import ByeError
 from bye.flags import read_flags
-from bye.sentinet import Boundary, sentinet
+from bye.methods.defences import sentinet as module
+from bye.methods.defences.sentinet import Boundary, sentinet
 
 SIDE, GRID = 32, 8
 TURNS = [{"from": "human", "value": "<image>\nQ?"}, {"from": "gpt", "value": "x"}]

@@ -8,12 +8,12 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
-from bye.defences import detect
+from bye.cleaning.defences import detect
 from bye.errors import ByeError
-from bye.figures import poison_rate_figure
 from bye.flags import write_flags
-from bye.reference import paper_number
-from bye.tables import (
+from bye.report.figures import poison_rate_figure
+from bye.report.reference import paper_number
+from bye.report.tables import (
     cells_of,
     labels_of,
     layers_table,

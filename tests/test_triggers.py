@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bye.attacks.triggers import TRIGGERS, find_trigger
+from bye.attacks.squares import TRIGGERS, find_trigger
 from bye.data.images import load_image
 
 SIZES = [(336, 336), (88, 121), (447, 301), (64, 64), (16, 16), (16, 90), (17, 31)]

@@ -17,9 +17,9 @@ from snakemake.utils import validate
 from tiny_models import write_tiny_model
 
 from bye import config as settings
-from bye import processes
-from bye.budget import cells
 from bye.errors import ByeError
+from bye.machine import processes
+from bye.tools.budget import cells
 
 TABLES = ["results/table1.csv", "results/table2.csv"]
 ABLATIONS = [f"results/{name}" for name in ("table5.csv", "table7.csv", "figure3.pdf", "figure4.png", "layers.png")]
@@ -370,7 +370,7 @@ def test_the_conda_environment_mirrors_the_lock():
 
 HOLD = """
 import sys, time
-from bye import processes
+from bye.machine import processes
 print(processes.release_stale_lock(sys.argv[1]), flush=True)
 time.sleep(60)
 """
@@ -417,7 +417,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_a_job_ends_with_its_snakemake():
     parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     code = (
-        "import time; from bye import processes; processes.end_with_parent(); print('up', flush=True); time.sleep(60)"
+        "import time; from bye.machine import processes; "
+        "processes.end_with_parent(); print('up', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, processes.PARENT: str(parent.pid)}
     job = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)

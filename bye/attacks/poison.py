@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bye.attacks.triggers import find_trigger
+from bye.attacks.squares import find_trigger
 from bye.data.images import load_image
 from bye.data.samples import id_of, read_samples, with_answer, write_samples
 from bye.errors import ByeError

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from bye.data import flickr30k, iconqa, llava, rsvqa, scienceqa
 from bye.data.layout import draw
 from bye.data.samples import validate_samples, write_samples
 from bye.errors import ByeError
+from bye.methods.datasets import flickr30k, iconqa, llava, rsvqa, scienceqa
 
 LAYOUTS = {"scienceqa": scienceqa, "iconqa": iconqa, "flickr30k": flickr30k, "rsvqa": rsvqa}
 
@@ -17,8 +17,8 @@ def prepare(format, root, json, n_train, n_test, seed, out_dir, test_json=None):
     of its own), and optionally of flickr30k.
     `n_train` and `n_test` samples are drawn by `seed` from the official training and test splits, None means all (the
     paper's sizes, Table 4: scienceqa 6218/2017, iconqa 10000/6316, flickr30k 10000/1000, rsvqa 10000/10004); for llava
-    see `bye.data.llava.load`. Every image chosen is decoded once, so that a damaged one stops the run here and not
-    hours later. Raises ByeError, also when more samples are asked for than there are.
+    see `bye.methods.datasets.llava.load`. Every image chosen is decoded once, so that a damaged one stops the run here
+    and not hours later. Raises ByeError, also when more samples are asked for than there are.
     """
     for what, count, least in (("training", n_train, 1), ("test", n_test, 0)):
         if count is not None and count < least:

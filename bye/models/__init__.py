@@ -1,10 +1,10 @@
 """Vision-language models: one adapter per family, their prompts, and the attention that is read off them."""
 
+from bye.methods.families.internvl import InternVL
+from bye.methods.families.llava import Llava
+from bye.methods.families.llava_next import LlavaNext
+from bye.methods.families.qwen3_vl import Qwen3VL
 from bye.models.family import load, load_adapter
-from bye.models.internvl import InternVL
-from bye.models.llava import Llava
-from bye.models.llava_next import LlavaNext
-from bye.models.qwen3_vl import Qwen3VL
 
 FAMILIES = {family.model_type: family for family in (Llava, InternVL, LlavaNext, Qwen3VL)}
 

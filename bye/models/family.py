@@ -11,8 +11,8 @@ import torch
 from transformers import AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import cached_file, logging
 
-from bye import distributed, hub
 from bye.errors import ByeError
+from bye.machine import distributed, hub
 from bye.models.prompt import IMAGE, SYSTEM, PromptEncoder
 
 UNQUANTIZED = (".*vision_tower", ".*visual", ".*multi_modal_projector", "lm_head")  # regular expressions of modules

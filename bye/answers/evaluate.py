@@ -1,0 +1,168 @@
+"""The evaluation stage: greedy answers on clean and triggered test images, and from them CP and ASR."""
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.nn import functional as F
+from transformers import GenerationConfig
+
+from bye.data.images import image_sizes, load_image
+from bye.data.samples import answer_of, id_of, question_of, read_samples
+from bye.errors import ByeError
+from bye.files import write_json, write_parquet
+from bye.machine import distributed
+from bye.machine.progress import Progress
+from bye.metrics.accuracy import is_correct
+from bye.metrics.asr import is_target
+from bye.metrics.cider import cider
+from bye.models import load_model
+from bye.models.family import ImageFeatures, pad, position_ids, processing_order
+from bye.models.prefix import distinct, run_prefix
+
+METRICS = ("accuracy", "cider")
+
+
+def evaluate(
+    model,
+    adapter,
+    clean,
+    clean_images,
+    predictions,
+    out,
+    metric,
+    triggered=None,
+    triggered_images=None,
+    target=None,
+    max_new_tokens=32,
+    batch_size=64,
+    family=None,
+    quantization=None,
+    threads=None,
+    device="auto",
+    dtype="auto",
+):
+    """Answer the clean test samples and, if given, the triggered ones; write predictions.parquet and eval.json.
+
+    CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; ASR is the share of triggered
+    samples, in per cent, whose output is `target`. adapter may be None: the base model. Several processes
+    (`bye.machine.distributed`) share the samples, and the first one writes. Raises ByeError for bad input.
+    """
+    if metric not in METRICS:
+        raise ByeError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
+    if triggered is not None and (target is None or triggered_images is None):
+        raise ByeError("triggered samples need the target and their image folder; give --target and --triggered-images")
+    if threads:
+        torch.set_num_threads(threads)
+    loaded = load_model(model, adapter, expected=family, device=device, dtype=dtype, quantization=quantization)
+    entries = read_samples(clean)
+    answers = answer(loaded, entries, clean_images, max_new_tokens, batch_size)
+    references = [references_of(entry) for entry in entries]
+    if metric == "accuracy":
+        correct = is_correct(answers, [group[0] for group in references])
+        performance = 100.0 * float(correct.mean())
+    else:
+        correct = [None] * len(entries)
+        performance = 100.0 * cider(answers, references)[0]
+    rows = [
+        {
+            "id": id_of(entry),
+            "split": "clean",
+            "prediction": text,
+            "reference": group[0],
+            "references": group,
+            "correct": right,
+        }
+        for entry, text, group, right in zip(entries, answers, references, correct, strict=True)
+    ]
+    success, n_triggered = None, 0
+    if triggered is not None:
+        entries = read_samples(triggered)
+        answers = answer(loaded, entries, triggered_images, max_new_tokens, batch_size)
+        hits = is_target(answers, target)
+        success, n_triggered = 100.0 * float(hits.mean()), len(entries)
+        rows += [
+            {
+                "id": id_of(entry),
+                "split": "triggered",
+                "prediction": text,
+                "reference": target,
+                "references": [target],
+                "correct": hit,
+            }
+            for entry, text, hit in zip(entries, answers, hits, strict=True)
+        ]
+    if distributed.rank() > 0:
+        return
+    write_parquet(predictions, pa.Table.from_pylist(rows, schema=SCHEMA))
+    n_clean = len(rows) - n_triggered
+    write_json(
+        out, {"metric": metric, "CP": performance, "ASR": success, "n_clean": n_clean, "n_triggered": n_triggered}
+    )
+
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "split": pa.string(),
+        "prediction": pa.string(),
+        "reference": pa.string(),
+        "references": pa.list_(pa.string()),
+        "correct": pa.bool_(),  # null where the metric has no right and wrong
+    }
+)
+
+
+def references_of(entry):
+    """The reference texts of a test sample: its `references` (captions), or its one answer."""
+    return list(entry.get("references") or [answer_of(entry)])
+
+
+def answer(family, entries, images, max_new_tokens, batch_size):
+    """Greedy answers to the first question of each sample, in order: a list of texts."""
+    sizes = image_sizes(images, entries) if family.any_resolution else [None] * len(entries)
+    asked = zip(map(id_of, entries), map(question_of, entries), sizes, strict=True)
+    prompts = [family.prompt(*question) for question in asked]
+    by_image = {entry["image"]: entry for entry in entries}
+    features = ImageFeatures(family, lambda name: load_image(images, by_image[name]), cache=False)
+    order = processing_order([entry["image"] for entry in entries], [len(prompt.ids) for prompt in prompts])
+    answers = {}
+    progress = Progress("evaluate", len(entries))
+    for start in distributed.share(range(0, len(entries), batch_size)):
+        chosen = order[start : start + batch_size]
+        names, owners = distinct([entries[i]["image"] for i in chosen])
+        texts = generate(family, [prompts[i] for i in chosen], features(names), owners, max_new_tokens)
+        for i, text in zip(chosen, texts, strict=True):
+            answers[i] = text
+        progress(start + len(chosen))
+    for found in distributed.gather(answers):
+        answers |= found
+    progress(len(entries))
+    return [answers[i] for i in range(len(entries))]
+
+
+@torch.no_grad()
+def generate(family, prompts, features, owners, max_new_tokens):
+    """Greedy continuation of a batch of prompts up to an end token: a list of texts.
+
+    prompts: B Tokens; features: of distinct images; owners: which of these each prompt asks about. Where several ask
+    about one image, it is run once (`run_prefix`), where positions are simply counted.
+    """
+    device = family.model.device
+    shared, cache = run_prefix(family, prompts, features, owners) if family.counts_positions else (0, None)
+    ids = pad([prompt.ids[shared:] for prompt in prompts], 0).to(device)
+    mask = pad([np.ones(len(prompt.ids) - shared) for prompt in prompts], 0).to(device)
+    if shared:  # padding goes between what is in the cache and the question
+        mask = F.pad(mask, (shared, 0), value=1)
+        embeddings = F.pad(family.model.get_input_embeddings()(ids), (0, 0, shared, 0))  # what the cache has is unread
+        inputs = {"inputs_embeds": embeddings, "attention_mask": mask, "position_ids": position_ids(mask)}
+        inputs["past_key_values"] = cache
+    else:
+        inputs = family.inputs(ids, [features[image] for image in owners], mask)
+    end = sorted(family.end_token_ids)
+    output = family.model.generate(
+        **inputs,
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end[0], use_cache=True
+        ),
+    )
+    return [family.decode(row) for row in output]

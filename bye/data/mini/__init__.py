@@ -1,5 +1,0 @@
-"""Mini worlds: drawn stand-ins for the four datasets, written in the official layouts of their originals."""
-
-from bye.data.mini.layouts import write_dataset
-
-__all__ = ["write_dataset"]

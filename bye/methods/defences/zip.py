@@ -1,0 +1,137 @@
+"""ZIP: images purified by a diffusion model, so that a trigger is gone before the model under attack sees them.
+
+Shi et al., "Black-box Backdoor Defense via Zero-shot Image Purification", 2023, arXiv:2303.12175. A linear degradation
+destroys the trigger; reverse diffusion brings back what the degradation took, guided so that the degraded image is
+kept. The purified images do not depend on the model under attack.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from bye.attacks.poison import write_png
+from bye.data.images import load_image
+from bye.data.samples import read_samples, write_samples
+from bye.errors import ByeError
+from bye.files import replacing_folder
+from bye.machine.progress import Progress
+
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+
+def purify(
+    samples, images, diffusion, out_samples, out_images, pool=4, steps=10, guided_from=0.0, batch_size=16, seed=0,
+    threads=None, device="auto",
+):  # fmt: skip
+    """Purify every image of a samples file; write the samples with the new images' names, and the images as PNG.
+
+    Parameters
+    ----------
+    samples, images : the samples file and its image folder; each distinct image is purified once.
+    diffusion : folder or hub id of an unconditional diffusers pipeline (a UNet2DModel and a scheduler).
+    out_samples, out_images : file and folder to write.
+    pool : edge in pixels, at the diffusion model's size, of the squares that are averaged.
+    steps : denoising steps.
+    guided_from : share of the steps, from the noise on, that are taken without guidance.
+    batch_size, seed, threads, device : as in the other stages; the noise of an image depends on seed and file name.
+
+    Returns
+    -------
+    int
+        Number of distinct images.
+
+    Raises
+    ------
+    ByeError
+        For bad input, and for a `pool` that does not divide the diffusion model's image size.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    entries = read_samples(samples)
+    by_image = {entry["image"]: entry for entry in entries}
+    purifier = Purifier(diffusion, pool, steps, guided_from, device)
+    names, written = list(by_image), {}
+    progress = Progress("purify", len(names))
+    with replacing_folder(out_images, flush=False) as folder:
+        for start in range(0, len(names), batch_size):
+            chosen = names[start : start + batch_size]
+            originals = [load_image(images, by_image[name]) for name in chosen]
+            noise = [np.random.default_rng([seed, *name.encode()]) for name in chosen]
+            for name, picture in zip(chosen, purifier(originals, noise), strict=True):
+                written[name] = write_png(folder, np.asarray(picture))
+            progress(start + len(chosen))
+    write_samples(out_samples, [{**entry, "image": written[entry["image"]]} for entry in entries], like=samples)
+    return len(names)
+
+
+class Purifier:
+    """Purifies batches of images with one diffusion model."""
+
+    def __init__(self, path, pool, steps, guided_from=0.0, device="auto"):
+        self.unet, self.scheduler = load_diffusion(path)
+        self.size = self.unet.config.sample_size
+        self.pool, self.steps, self.guided_from = pool, steps, guided_from
+        if self.size % pool:
+            raise ByeError(f"zip averages squares of {pool} pixels, which do not divide the {self.size} of {path}")
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.unet.to(self.device, memory_format=torch.channels_last).eval()  # a fifth faster on a CPU
+
+    def __call__(self, images, generators):
+        """Purify PIL images (each at its own size, which it keeps) with one random generator for each one's noise."""
+        pixels = np.stack([np.asarray(image.resize((self.size, self.size), Image.BICUBIC)) for image in images])
+        pixels = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2) / 127.5 - 1
+        noise = np.stack([generator.normal(size=tuple(pixels.shape[1:])) for generator in generators])
+        purified = self.restore(self.degrade(pixels), torch.from_numpy(noise).to(pixels))
+        purified = ((purified.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [
+            Image.fromarray(each).resize(image.size, Image.BICUBIC)
+            for each, image in zip(purified, images, strict=True)
+        ]
+
+    def degrade(self, pixels):
+        """A†A: (B, 3, S, S) averaged over squares (A) and spread over them again (A†, its pseudo-inverse)."""
+        return F.avg_pool2d(pixels, self.pool).repeat_interleave(self.pool, 2).repeat_interleave(self.pool, 3)
+
+    @torch.no_grad()
+    def restore(self, degraded, noise):
+        """Reverse diffusion from noise (B, 3, S, S) to images that agree with `degraded`; deterministic (DDIM).
+
+        In each guided step the estimate x0 of the image keeps its null-space part and takes the degraded image for its
+        range-space part: x0 - A†A x0 + degraded.
+        """
+        self.scheduler.set_timesteps(self.steps)
+        times = self.scheduler.timesteps
+        alphas = self.scheduler.alphas_cumprod.to(noise)
+        x = noise
+        for index, time in enumerate(times):
+            output = self.unet(x, time.to(self.device)).sample[:, :3]  # some models predict the variance too
+            estimate = self.scheduler.step(output, time, x).pred_original_sample
+            if index >= self.guided_from * self.steps:
+                estimate = estimate - self.degrade(estimate) + degraded
+            remaining = (x - alphas[time].sqrt() * estimate) / (1 - alphas[time]).sqrt()
+            last = index == len(times) - 1
+            x = estimate if last else self.scheduler.add_noise(estimate, remaining, times[index + 1])
+        return x
+
+
+def load_diffusion(path):
+    """Return (UNet2DModel, DDIMScheduler) of a diffusers pipeline: a folder with unet/ and scheduler/, or a hub id.
+
+    Weights are read as safetensors only. Raises ByeError where the folder is no such pipeline.
+    """
+    from diffusers import DDIMScheduler, UNet2DModel
+
+    local = Path(path).is_dir()
+    if local and not all((Path(path) / part).is_dir() for part in ("unet", "scheduler")):
+        raise ByeError(f"{path} is no unconditional diffusers pipeline: it lacks the folder unet or scheduler")
+    try:
+        unet = UNet2DModel.from_pretrained(path, subfolder="unet", use_safetensors=True, torch_dtype=torch.float32)
+        scheduler = DDIMScheduler.from_pretrained(path, subfolder="scheduler")
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ByeError(f"diffusion model {path} cannot be loaded ({reason}); give a folder or a hub id") from None
+    return unet, scheduler

@@ -1,0 +1,195 @@
+"""`bye clean`: take the suspicious samples out of a training file, by the workflow's own rules.
+
+The command writes a configuration with the user's file as its one dataset into OUT/work, has Snakemake make that cell
+there, and copies what matters to OUT. Snakemake's records stay in OUT/work: a killed run goes on where it was, and a
+finished one does nothing.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+from bye.config import find_model, read_yaml
+from bye.data.samples import answer_of, read_samples
+from bye.errors import ByeError, counted
+from bye.files import read_csv, read_json, write_bytes, write_text
+from bye.machine import processes
+
+DATASET = "mine"  # the names of the one cell in OUT/work
+DEFENCE = "bye"
+CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
+MODEL_TYPES = ("llava", "internvl", "llava_next", "qwen3_vl")  # model_type in config.json, and the family's name
+
+
+def clean(model, data, images, out, seed=0, rule="paper", tau=2.0, cores=None, configfile=None):
+    """Write kept, dropped, layers.csv, entropy.png and summary.txt for the samples file `data` to the folder `out`.
+
+    model: a key of the section models in config.yaml or `configfile`, or a folder with a checkpoint of a family known
+    there, whose training settings it then gets; images: the folder that image paths start from. kept and dropped have
+    the form of `data`, JSON or JSON lines. Returns the summary. Raises ByeError, for bad input before anything is
+    trained.
+    """
+    from bye.detect.mixture import MIN_SAMPLES
+
+    root = find_workflow()
+    samples = read_samples(data, images_root=images)
+    if len(samples) < MIN_SAMPLES:
+        raise ByeError(f"{data} has {counted(len(samples), 'sample')}; the detector needs {MIN_SAMPLES} or more")
+    data, images, out = (Path(path).expanduser().resolve() for path in (data, images, out))
+    for path in (data, images, out):
+        if set("{}") & set(str(path)):
+            raise ByeError(f"{path} has a brace in its name, which the workflow reads as a placeholder; rename it")
+    work = out / "work"
+    names = {"kept.json": f"kept{_suffix(data)}", "dropped.json": f"dropped{_suffix(data)}"}
+    names |= {name: name for name in ("layers.csv", "entropy.png")}
+    if images == out or data in [out / name for name in names.values()] or data.is_relative_to(work):
+        raise ByeError(f"a result in {out} could take the place of a file of {data} or {images}; choose another --out")
+    key, config = _configuration(root, configfile, model, data, images, seed, rule, tau)
+    text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
+    write_text(work / "config.yaml", text)
+
+    cell = work / "results" / key / DATASET / "none" / f"s{seed}" / DEFENCE
+    print(f"bye clean: {len(samples)} samples; work and logs are in {work}", flush=True)
+    _make(root, work, [os.path.relpath(cell / name, work) for name in names], cores or os.cpu_count())
+    for name, copy in names.items():
+        write_bytes(out / copy, (cell / name).read_bytes())
+    summary = summarise(cell, len(samples), tau, out)
+    write_text(out / "summary.txt", summary + "\n")
+    print(summary)
+    return summary
+
+
+def find_workflow():
+    """Return the folder of the Snakefile: the clone that the package is imported from, or the working folder."""
+    for folder in (Path(__file__).resolve().parents[2], Path.cwd()):
+        if (folder / "Snakefile").is_file() and (folder / "rules" / "detect.smk").is_file():
+            return folder
+    raise ByeError(
+        "bye clean and bye doctor need the workflow's files, which an installed package does not contain; "
+        "install the package from its clone by `pip install -e .`, or run the command in the clone"
+    )
+
+
+def summarise(cell, n_samples, tau, out):
+    """Return what was dropped, by which layers, and whether one answer stands out there as a target would.
+
+    Or that nothing was, because no layer is sensitive. More than CAUTION of the samples is hardly poison, and said so.
+    """
+    dropped = read_samples(cell / "dropped.json", validate=False)
+    layers = read_csv(cell / "layers.csv")
+    sensitive = [layer["layer"] for layer in layers if layer["sensitive"] == "true"]
+    if not sensitive:
+        return (
+            f"bye clean: no sensitive layer found (threshold {tau:g}), so nothing was dropped; "
+            f"all {n_samples} samples are in {out}"
+        )
+    share = len(dropped) / n_samples
+    summary = (
+        f"bye clean: {len(dropped)} of {n_samples} samples dropped ({share:.1%}), by their attention in "
+        f"{'layer' if len(sensitive) == 1 else 'layers'} {', '.join(sensitive)} of {len(layers)}; what was kept and "
+        f"dropped is in {out}"
+    )
+    if dropped:
+        kept = Counter(map(answer_of, read_samples(cell / "kept.json", validate=False)))
+        [(answer, count)] = Counter(map(answer_of, dropped)).most_common(1)
+        short = f"{answer[:60]}..." if len(answer) > 60 else answer
+        summary += (
+            f"\nbye clean: the most common answer among them is {short!r}: {count / len(dropped):.1%} of what was "
+            f"dropped and {kept[answer] / max(1, kept.total()):.1%} of what was kept"
+        )
+    if share > CAUTION:
+        summary += (
+            "\nbye clean: caution, that is more than poison ever is; the two modes may be two kinds of questions or "
+            "images. Look at entropy.png and at the answers in dropped before you train on the rest"
+        )
+    return summary
+
+
+def _configuration(root, configfile, model, data, images, seed, rule, tau):
+    """Return (model key, config): a configuration with one model, and this file as its one dataset."""
+    source = configfile or root / "config.yaml"
+    models = _models(source)
+    if model in models:
+        key, entry = model, models[model]
+    elif os.path.isdir(os.path.expanduser(model)):
+        key, path = "model", Path(model).expanduser().resolve()
+        family = _family(path)
+        alike = next((name for name, each in models.items() if each.get("family") == family), None)
+        if alike is None:
+            raise ByeError(f"{source} has no model of family {family} to take the training settings for {path} from")
+        print(f"bye clean: {path} is trained with the settings of {alike} in {source}", flush=True)
+        entry = {**models[alike], "path": str(path)}
+    else:
+        raise ByeError(
+            f"there is no model {model!r}: {source} knows {', '.join(models)}, and it is no folder either; add an "
+            "entry for it to a config file of your own and give that by --configfile"
+        )
+    if not isinstance(entry.get("path"), str):
+        raise ByeError(f"config key models.{key} of {source} has no path; give a model folder or a hub id")
+    found = find_model(f"models.{key}.path", entry["path"], root)
+    entry = {**entry, "path": str(Path(found).resolve()) if os.path.isdir(found) else found}  # the run is in OUT/work
+    return key, {
+        "seeds": [seed],
+        "models": {key: entry},
+        "datasets": {DATASET: {"format": "llava", "json": str(data), "images": str(images)}},
+        "attacks": {},
+        "defences": {"vanilla": {"kind": "none"}, DEFENCE: {"kind": "bye", "rule": rule, "tau": tau}},
+    }
+
+
+def _models(source):
+    """Return the section models of a config file; what is in an entry is checked by the workflow."""
+    config = read_yaml(source)
+    models = config.get("models") if isinstance(config, dict) else None
+    if not isinstance(models, dict) or not all(isinstance(entry, dict) for entry in models.values()):
+        raise ByeError(
+            f"{source} has no section models with an entry for each model; write it like that of config.yaml"
+        )
+    return models
+
+
+def _family(path):
+    config = path / "config.json"
+    if not config.is_file():
+        raise ByeError(f"{path} has no config.json, so it is no model folder")
+    model_type = read_json(config).get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise ByeError(f"{config}: model_type {model_type!r} is not one of {', '.join(MODEL_TYPES)}")
+    return model_type
+
+
+def _make(root, work, targets, cores):
+    """Have Snakemake make files in the work folder. Raises ByeError with the failed job's own sentence."""
+    processes.announce_parent()
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(work)]
+    command += ["--configfile", str(work / "config.yaml"), "--replace-workflow-config", "--cores", str(cores)]
+    command += ["--quiet", "rules", "reason", "host", "--", *targets]
+    start = time.time()
+    process = subprocess.Popen(command, cwd=root)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # the terminal interrupted it too; let it put its things in order
+        raise
+    if status:
+        reason = f"the run stopped; logs are in {work}/results/logs, and the same command goes on from there"
+        raise ByeError(_sentence(work / "results" / "logs", start) or reason)
+
+
+def _sentence(logs, start):
+    """Return the sentence with which a job that ran since `start` (seconds since 1970) failed, if one left any."""
+    for log in logs.rglob("*.log"):
+        if log.stat().st_mtime >= start:
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.startswith("bye: error: "):
+                    return line.removeprefix("bye: error: ")
+    return None
+
+
+def _suffix(data):
+    return ".jsonl" if data.suffix.lower() == ".jsonl" else ".json"
