@@ -46,7 +46,8 @@ def extract(
     model, adapter, samples, images, out: paths; adapter may be None. Answers, and turns after the first, are not seen.
     maps_for: ids whose maps (Eq. 4) go to the npz file maps_out: ids (n,), grids (n, 2) of rows and columns, and maps
     (n, L, T), where a smaller grid than the largest has zeros at the end. Several processes
-    (`bye.machine.distributed`) take the batches in turn, and the first one writes. Raises ByeError for bad input and where an entropy is not finite.
+    (`bye.machine.distributed`) take the batches in turn, and the first one writes. Raises ByeError for bad input and
+    where an entropy is not finite.
     """
     if threads:
         torch.set_num_threads(threads)

@@ -62,8 +62,8 @@ def doctor(configfile=(), models=(), datasets=(), rates=None, price=None):
 
     models, datasets: keys to look at, by default all. For each pair of both, the prompt of one sample is printed by
     the roles of its tokens, and memory and time of its runs are worked out (`bye.tools.budget`); then what each table
-    takes. rates: a file of `bye rates`, whose device and measured rates stand in for this machine's; price: of an hour of one
-    device, in any currency. Raises ByeError where the configuration itself is wrong.
+    takes. rates: a file of `bye rates`, whose device and measured rates stand in for this machine's; price: of an hour
+    of one device, in any currency. Raises ByeError where the configuration itself is wrong.
     """
     import torch
 

@@ -1,0 +1,325 @@
+"""Methods are files: one is found by its kind, and its source says what it takes and what it needs.
+
+A method of one of the SORTS lies in `bye/methods/`, in a file named by its kind, or in a file of the user's, whose path is
+then its kind. It is a public function (of families, a class): its keyword-only parameters are its settings, with their
+types and defaults; constants in capitals say the rest. All this is read from the syntax of the file, so that a
+configuration is checked without importing what the method needs; `Method.load` imports it.
+"""
+
+import ast
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+
+from bye.errors import ByeError
+
+GIVEN = ("seed", "rng")  # keyword parameters that the suite fills in: no settings
+TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "None": "null", "dict": "object"}
+REQUIRED = object()  # default of a setting that has none
+
+# What a defence may act on, and its public function there.
+ACTIONS = {"training set": "detect", "test images": "purifier", "generation": "guard", "nothing": None}
+# What a defence may read: columns of attention.parquet, or one of the others; and the parameter that brings it.
+COLUMNS = ("entropy", "system_mass", "image_mass", "text_mass")
+READABLE = {
+    **dict.fromkeys(COLUMNS, "features"),
+    **{name: name for name in ("samples", "labels", "reference", "model")},
+}
+
+
+@dataclass(frozen=True)
+class Sort:
+    """A sort of methods: folder below bye/methods, the config key that holds the kind, and the public functions that a
+    file must have (or a class, of this base)."""
+
+    name: str
+    folder: str
+    key: str
+    functions: tuple[str, ...] = ()
+    base: str | None = None
+    constants: dict = field(default_factory=dict)
+
+
+SORTS = {
+    sort.name: sort
+    for sort in (
+        Sort(
+            "defence",
+            "defences",
+            "kind",
+            constants={"ACTS_ON": "training set", "READS": (), "WRITES": (), "FOLDERS": {}},
+        ),
+        Sort("trigger", "triggers", "trigger", ("apply",), constants={"ACTS_ON": "image"}),
+        Sort("target", "targets", "target", ("answer", "hit")),
+        Sort("tuning method", "tuning", "tuning", ("attach", "save", "load", "count")),
+        Sort("family", "families", "family", base="Family"),
+        Sort("dataset format", "datasets", "format", ("load",), constants={"DIVIDED": True, "ROOT": "root"}),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a method: its JSON schema, its default (REQUIRED without one) and its meaning, from the docstring."""
+
+    name: str
+    schema: dict
+    default: object
+    text: str
+
+    @property
+    def required(self):
+        return self.default is REQUIRED
+
+
+@dataclass(frozen=True)
+class Function:
+    """A public function: its given parameters in order, its settings by name, its docstring."""
+
+    name: str
+    given: tuple[str, ...]
+    settings: dict
+    text: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as its file tells it. kind: as the config has it; functions: by name; constants: those of the file, over
+    the defaults of the sort."""
+
+    sort: Sort
+    kind: str
+    path: Path
+    functions: dict
+    constants: dict
+    text: str
+
+    @property
+    def settings(self):
+        """The settings by name: those of the first public function."""
+        return next(iter(self.functions.values())).settings if self.functions else {}
+
+    @property
+    def is_own(self):
+        """Whether it is a file of the user's."""
+        return _is_path(self.kind)
+
+    def __getattr__(self, name):
+        constants = object.__getattribute__(self, "constants")
+        if name.upper() in constants:
+            return constants[name.upper()]
+        raise AttributeError(name)
+
+    def load(self):
+        """Import the file; return its module. Raises ByeError where that fails."""
+        return _import(self.path, self.kind if not self.is_own else self.path.stem, self.sort.folder, self.is_own)
+
+    def fill(self, values):
+        """Return `values` with the defaults of the settings that they leave out."""
+        return {name: values.get(name, setting.default) for name, setting in self.settings.items()}
+
+    @cached_property
+    def properties(self):
+        """JSON schema of the settings: {name: schema}."""
+        return {name: setting.schema for name, setting in self.settings.items()}
+
+
+def kinds(sort):
+    """Return the kinds of a sort that the suite has, in the order of the alphabet."""
+    return sorted(path.stem for path in _folder(sort).glob("*.py") if path.stem != "__init__")
+
+
+def find(sort, kind, base=None):
+    """Return the Method of a kind: a name, or the path of a .py file from here or from the folder `base`.
+
+    Raises ByeError for an unknown kind and for a file that does not say what it must.
+    """
+    if _is_path(kind):
+        places = [Path(kind).expanduser(), *([Path(base) / kind] if base else [])]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise ByeError(f"there is no file {kind} for a {sort}; correct the path")
+        return read(sort, str(kind), path.resolve())
+    path = _folder(sort) / f"{kind}.py"
+    if not isinstance(kind, str) or kind not in kinds(sort):
+        raise ByeError(f"unknown {sort} {kind!r}; known: {', '.join(kinds(sort))}, or the path of a .py file")
+    return read(sort, kind, path)
+
+
+def read(sort, kind, path):
+    """Return the Method that a file describes. Raises ByeError, naming the file, where it does not say what it must."""
+    return _read(sort, kind, path, _changed(path))
+
+
+@cache
+def _read(sort, kind, path, changed):
+    wanted = SORTS[sort]
+    tree = _parse(path, changed)
+    constants = wanted.constants | _constants(tree.body)
+    if wanted.base:
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        if len(classes) != 1:
+            raise ByeError(
+                f"{path} must have exactly one public class, a subclass of {wanted.base}; it has {len(classes)}"
+            )
+        constants |= {name.upper(): value for name, value in _constants(classes[0].body, lower=True).items()}
+        return Method(wanted, kind, path, {}, {**constants, "CLASS": classes[0].name}, ast.get_docstring(tree) or "")
+    names = wanted.functions
+    if sort == "defence":
+        names = _check_defence(path, constants)
+    functions = {name: signature(path, name) for name in names}
+    if sort == "defence" and constants["ACTS_ON"] in ("training set", "generation"):
+        _check_given(path, functions[names[0]], constants["READS"])
+    return Method(wanted, kind, path, functions, constants, ast.get_docstring(tree) or "")
+
+
+def _check_defence(path, constants):
+    """Return the names of the public functions that a defence must have, after a look at its constants."""
+    acts_on, reads = constants["ACTS_ON"], constants["READS"]
+    if acts_on not in ACTIONS:
+        raise ByeError(f"{path}: ACTS_ON is {acts_on!r}; it can be {', '.join(map(repr, ACTIONS))}")
+    unknown = [name for name in reads if name not in READABLE]
+    if not isinstance(reads, tuple | list) or unknown:
+        raise ByeError(f"{path}: READS names {', '.join(map(repr, unknown))}; it can name {', '.join(READABLE)}")
+    return (ACTIONS[acts_on],) if ACTIONS[acts_on] else ()
+
+
+def _check_given(path, function, reads):
+    wanted = list(dict.fromkeys(READABLE[name] for name in reads))
+    if sorted(wanted) != sorted(function.given):
+        raise ByeError(
+            f"{path}: {function.name}({', '.join(function.given)}, *, ...) must take what READS asks for, "
+            f"{function.name}({', '.join(wanted)}, *, ...); correct one of them"
+        )
+
+
+def signature(path, name):
+    """Return the Function of that name in a Python file, read from its syntax. Raises ByeError where there is none."""
+    tree = _parse(path, _changed(path))
+    nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    if len(nodes) != 1:
+        raise ByeError(
+            f"{path} must have one function {name}, and has {len(nodes)}; docs/adding.md shows what it takes"
+        )
+    arguments, text = nodes[0].args, ast.get_docstring(nodes[0]) or ""
+    settings = {}
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if argument.arg not in GIVEN:
+            settings[argument.arg] = _setting(path, argument, default, text)
+    return Function(name, tuple(argument.arg for argument in arguments.args), settings, text)
+
+
+def _setting(path, argument, default, text):
+    where = f"{path}: setting {argument.arg}"
+    value = REQUIRED if default is None else _literal(default, where)
+    if argument.annotation is not None:
+        schema = _schema(argument.annotation, where)
+    else:
+        schema = {} if value is REQUIRED else {"type": TYPES[type(value).__name__ if value is not None else "None"]}
+    return Setting(argument.arg, schema, value, _meaning(argument.arg, text))
+
+
+def _schema(node, where):
+    """The JSON schema of a type annotation."""
+    if isinstance(node, ast.Constant) and node.value is None:
+        return {"type": "null"}
+    if isinstance(node, ast.Name) and node.id in TYPES:
+        return {"type": TYPES[node.id]} | ({"minLength": 1} if node.id == "str" else {})
+    if isinstance(node, ast.Name) and node.id == "list":
+        return {"type": "array"}
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        left, right = _schema(node.left, where), _schema(node.right, where)
+        kinds = [kind for part in (left, right) for kind in _as_list(part.get("type", []))]
+        choices = [*left.get("enum", []), *right.get("enum", [])]
+        if choices:
+            return {"enum": [*choices, *([None] if "null" in kinds else [])]}
+        return left | right | {"type": kinds}
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+        inner = node.slice
+        if node.value.id == "list":
+            return {"type": "array", "minItems": 1, "items": _schema(inner, where)}
+        if node.value.id == "Literal":
+            parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            return {"enum": [_literal(part, where) for part in parts]}
+        if node.value.id == "Annotated" and isinstance(inner, ast.Tuple):
+            return _schema(inner.elts[0], where) | _literal(inner.elts[1], where)
+    raise ByeError(
+        f"{where} has the type {ast.unparse(node)}; it can be int, float, str, bool, None, list[...], Literal[...], "
+        "a union of these, or Annotated[type, {JSON schema}]"
+    )
+
+
+def _as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def _literal(node, where):
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ByeError(f"{where}: {ast.unparse(node)} is no literal; write the value itself") from None
+
+
+def _constants(body, lower=False):
+    """{name: value} of the literals that a body assigns to names in capitals (or, in a class, to any)."""
+    found = {}
+    for node in body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if lower or name.isupper():
+                try:
+                    found[name] = ast.literal_eval(node.value)
+                except ValueError:
+                    continue
+    return found
+
+
+def _meaning(name, text):
+    """What a docstring says of a parameter: the text from "name: " or "name : " to a semicolon or full stop."""
+    for mark in (f"{name}: ", f"{name} : "):
+        before, found, after = text.partition(mark)
+        if found and (not before or not (before[-1].isalnum() or before[-1] == "_")):
+            words = " ".join(after.split())
+            end = min((place for place in (words.find(";"), words.find(". ")) if place >= 0), default=len(words))
+            return words[:end].rstrip(".")
+    return ""
+
+
+def _changed(path):
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+@cache
+def _parse(path, changed):
+    try:
+        return ast.parse(Path(path).read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        raise ByeError(f"{path} is not valid Python ({error}); mend the file there") from None
+    except OSError as error:
+        raise ByeError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def _folder(sort):
+    return Path(__file__).with_name("methods") / SORTS[sort].folder
+
+
+def _is_path(kind):
+    return isinstance(kind, str) and kind.endswith(".py")
+
+
+def _import(path, kind, folder, own):
+    if not own:
+        return importlib.import_module(f"bye.methods.{folder}.{kind}")
+    name = f"bye_own_{abs(hash(str(path)))}_{kind}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[name]
+            raise ByeError(f"{path} cannot be imported ({type(error).__name__}: {error}); mend the file") from error
+    return sys.modules[name]
