@@ -1,18 +1,24 @@
 """Say in one sentence what is wrong with a configuration or a requested file, before any job starts."""
 
+import copy
 import os
 import re
 from pathlib import Path
 
 import yaml
+from jsonschema import Draft202012Validator, validators
+from jsonschema.exceptions import best_match
 
 from bye.errors import ByeError
 from bye.files import read_json, read_text
 from bye.machine.distributed import split_batch
 from bye.machine.hub import NATIVE, find_file
+from bye.plan import problems
+from bye.plan.paths import BUILT, DOWNLOADS, OWN_FOLDERS, UNTOUCHED
+from bye.registry import find, kinds
 
-BUILT_IN_ATTACK = "none"  # the untouched set: no trigger, no labels
-OWN_FOLDERS = {"data", "downloads", "labels", "logs", "benchmarks", "base_models"}
+DOWNLOADED = ("scienceqa", "iconqa", "flickr30k", "rsvqa")  # what the rule fetch knows
+MINI = ("scienceqa", "iconqa", "flickr30k", "rsvqa")  # what the generator of mini datasets draws
 
 
 def read_config(paths):
@@ -36,21 +42,122 @@ def read_yaml(path):
         raise ByeError(f"{path} is not valid YAML ({' '.join(str(error).split())}); mend the file there") from None
 
 
-def check_schema(config, schema):
-    """Validate a configuration against the schema file and fill in the schema's defaults. Raises ByeError."""
-    from jsonschema import ValidationError
-    from snakemake.exceptions import WorkflowError
-    from snakemake.utils import validate
+def check(config, base):
+    """Check a configuration as a whole and fill in its defaults, before any job: against the schema, against the
+    settings of the methods that it names, and against itself.
 
-    try:
-        validate(config, str(schema))
-    except WorkflowError as error:
-        problem = error.__context__
-        if not isinstance(problem, ValidationError):
-            raise
+    base: the folder of the workflow, which has config.schema.yaml. Paths of models become such as `from_pretrained`
+    should get. Raises ByeError naming the config key and what is known.
+    """
+    schema = read_yaml(Path(base) / "config.schema.yaml")
+    check_schema(config, without_methods(schema))
+    check_schema(config, with_methods(schema, config, base))
+    check_references(config)
+    for key, model in config["models"].items():
+        model["path"] = find_model(f"models.{key}.path", model["path"], base)
+        check_family(key, model["family"], model["path"])
+    for key, defence in config["defences"].items():
+        for setting, file in find("defence", defence["kind"], base).folders.items():
+            defence[setting] = find_model(f"defences.{key}.{setting}", defence[setting], base, file)
+
+
+def check_schema(config, schema):
+    """Validate a configuration against a schema (a dict) and fill in the schema's defaults. Raises ByeError."""
+    while (problem := best_match(WITH_DEFAULTS(schema).iter_errors(config))) is not None:
         if not restore_type(config, problem):
-            raise ByeError(describe_schema_error(problem)) from None
-        check_schema(config, schema)
+            raise ByeError(describe_schema_error(problem))
+
+
+def _properties_with_defaults(validator, properties, instance, schema):
+    if isinstance(instance, dict):
+        for name, part in properties.items():
+            if isinstance(part, dict) and "default" in part:
+                instance.setdefault(name, copy.deepcopy(part["default"]))
+    yield from Draft202012Validator.VALIDATORS["properties"](validator, properties, instance, schema)
+
+
+WITH_DEFAULTS = validators.extend(Draft202012Validator, {"properties": _properties_with_defaults})
+
+
+def without_methods(schema):
+    """Return the schema without what depends on the kinds of methods: they must be known before their settings are."""
+    schema = copy.deepcopy(schema)
+    parts = schema["$defs"]
+    for part in (parts["model"]["properties"]["finetune"], parts["dataset"], parts["attack"], parts["defence"]):
+        del part["additionalProperties"]
+    del parts["dataset"]["properties"]["root"]["default"]
+    return schema
+
+
+def with_methods(schema, config, base):
+    """Return the schema with the settings of each method that the configuration names, in the place of its entry.
+
+    Raises ByeError for a kind that is unknown, and for a method whose file does not say what it must.
+    """
+    schema = copy.deepcopy(schema)
+    parts, sections = schema["$defs"], schema["properties"]
+    for section, part in (("models", "model"), ("datasets", "dataset"), ("attacks", "attack"), ("defences", "defence")):
+        entries = {key: copy.deepcopy(parts[part]) for key in config[section]}
+        sections[section]["properties"] = entries
+        for key, entry in entries.items():
+            where, values = f"config key {section}.{key}", config[section][key]
+            if section == "models":
+                _method("family", values["family"], f"{where}.family", base)
+                method = _method("tuning method", values["tuning"], f"{where}.tuning", base)
+                _add(entry["properties"]["finetune"], method, method.settings)
+            elif section == "datasets":
+                method = _method("dataset format", values["format"], f"{where}.format", base)
+                _add(entry, method, method.settings)
+                _divide(entry, method)
+            elif section == "attacks":
+                method = _method("trigger", values["trigger"], f"{where}.trigger", base)
+                _add(entry, method, method.settings)
+                if isinstance(values["target"], dict):
+                    target = _method("target", values["target"].get("kind"), f"{where}.target.kind", base)
+                    known = {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "properties": {"kind": {}},
+                        "required": [],
+                    }
+                    entry["properties"]["target"] = _add(known, target, target.settings)
+            else:
+                method = _method("defence", values["kind"], f"{where}.kind", base)
+                _add(entry, method, method.settings)
+    return schema
+
+
+def _method(sort, kind, where, base):
+    try:
+        return find(sort, kind, base)
+    except ByeError as error:
+        if isinstance(kind, str) and kind.endswith(".py"):
+            raise ByeError(f"{where}: {error}") from None
+        known = ", ".join(kinds(sort))
+        raise ByeError(f"{where} is {kind!r}; known values: {known}, or the path of a .py file") from None
+
+
+def _add(entry, method, settings):
+    """Add a method's settings to the schema of an entry, which it returns."""
+    for name, setting in settings.items():
+        if name in entry["properties"]:
+            raise ByeError(f"{method.path}: the name of setting {name} is that of a config key; choose another")
+        entry["properties"][name] = (
+            setting.schema if setting.required else {**setting.schema, "default": setting.default}
+        )
+        if setting.required:
+            entry.setdefault("required", []).append(name)
+    return entry
+
+
+def _divide(entry, method):
+    """Say which keys a dataset needs: sizes and metric of one with official splits; its folder where that has a name."""
+    if method.divided:
+        entry["required"] += ["train", "test", "metric"]
+    if method.root != "root":
+        entry["properties"][method.root] = entry["properties"].pop("root") | {"type": "string"}
+        entry["properties"][method.root].pop("default")
+        entry["required"].append(method.root)
 
 
 def restore_type(config, error):
@@ -103,16 +210,6 @@ def check_references(config):
             "config section defences needs exactly one entry of kind none (the plain fine-tune that detectors read), "
             f"and has {len(plain)}: {', '.join(plain) or 'none'}"
         )
-    for table, cells in config["tables"].items():
-        for name in cells:
-            section = name if name in config else f"{name}s"
-            for key in cells[name] if isinstance(cells[name], list) else [cells[name]]:
-                check_known(key, config, section, f"config key tables.{table}.{name}")
-        for key in cells.get("datasets", []):
-            if not has_test_set(config["datasets"][key]):
-                raise ByeError(
-                    f"config key tables.{table}.datasets names {key}, without a test set; set datasets.{key}.test"
-                )
     for key, model in config["models"].items():
         settings, gpu = model["finetune"], model["resources"]["gpu"]
         try:
@@ -120,12 +217,18 @@ def check_references(config):
         except ByeError as error:
             raise ByeError(f"config keys models.{key}.finetune and models.{key}.resources.gpu: {error}") from None
     for key, dataset in config["datasets"].items():
-        if dataset.get("json") and dataset["format"] != "llava" and not dataset.get("root"):
+        method = find("dataset format", dataset["format"])
+        if dataset.get("json") and method.divided and not dataset.get("root"):
             raise ByeError(f"config key datasets.{key}.json needs datasets.{key}.root, the folder of the download")
+        if method.divided and dataset["root"] is None and method.kind not in MINI:
+            raise ByeError(
+                f"config key datasets.{key}.root is not set, and there is no mini dataset {method.kind!r}; set it"
+            )
         if dataset.get("json") and not os.path.isfile(dataset["json"]):
             raise ByeError(f"config key datasets.{key}.json: there is no file {dataset['json']}")
         if dataset.get("images") and not os.path.isdir(dataset["images"]):
             raise ByeError(f"config key datasets.{key}.images: there is no folder {dataset['images']}")
+    problems.check(config)
 
 
 def check_root(key, dataset):
@@ -140,17 +243,59 @@ def check_root(key, dataset):
 
     if not os.path.isdir(root):
         raise ByeError(f"config key datasets.{key}.root: there is no folder {root}")
-    check_folder(dataset["format"], root, dataset.get("json"))
+    check_folder(dataset["format"], root, dataset)
+
+
+def missing_roots(config):
+    """Return what `check_root` says of each dataset of which it says something."""
+    found = []
+    for key, dataset in config["datasets"].items():
+        try:
+            check_root(key, dataset)
+        except ByeError as error:
+            found.append(str(error))
+    return found
+
+
+def check_model(key, config, present=None, limit=None):
+    """Raise ByeError unless the hub or its cache has a model, and this machine the GPUs that a job with it wants.
+
+    present: how many GPUs it has, or None where jobs run elsewhere; limit: see `check_gpus`.
+    """
+    model = config["models"][key]
+    check_hub(f"models.{key}.path", model["path"], model["family"])
+    if present is not None:
+        check_gpus(key, model["resources"]["gpu"], present, limit)
+
+
+def check_folders(key, config):
+    """Raise ByeError unless the model folders or hub ids that a defence's settings name can be had."""
+    defence = config["defences"][key]
+    for setting, file in find("defence", defence["kind"]).folders.items():
+        check_hub(f"defences.{key}.{setting}", defence[setting], file=file)
 
 
 def check_known(key, config, section, asked_by):
     """Raise ByeError unless `key` is an entry of a config section; "none" is always a known attack."""
-    known = list(config[section]) + ([BUILT_IN_ATTACK] if section == "attacks" else [])
+    known = list(config[section]) + ([UNTOUCHED] if section == "attacks" else [])
     if key not in known:
         raise ByeError(f"{asked_by} names the unknown {section[:-1]} {key!r}; config knows: {', '.join(known)}")
 
 
-def check_target(target, config):
+def check_target(target, config, is_made=lambda: True):
+    """Raise ByeError unless the workflow can make a path under results/: by the names in it, then by its rules.
+
+    is_made: says whether a rule makes it.
+    """
+    check_names(target, config)
+    if not is_made():
+        raise ByeError(
+            f"target {target} is nothing that this workflow makes; results/table1.csv is, and the README lists all "
+            "tables, figures and a cell's files"
+        )
+
+
+def check_names(target, config):
     """Check the model, dataset, attack, defence and seed that a path under results/ names. Raises ByeError."""
     parts = target.split("/")[1:]
     if len(parts) < 6 or parts[0] in OWN_FOLDERS:
@@ -160,20 +305,20 @@ def check_target(target, config):
         check_known(key, config, section, f"target {target}")
     if not re.fullmatch(r"s\d+", seed):
         raise ByeError(f"target {target}: {seed!r} is no seed; write s0 for seed 0")
-    if attack == BUILT_IN_ATTACK and config["defences"][defence]["kind"] == "oracle":
+    if attack == UNTOUCHED and "labels" in find("defence", config["defences"][defence]["kind"]).reads:
         raise ByeError(f"target {target}: {defence} drops the poison, and the untouched set has none")
-    if attack == BUILT_IN_ATTACK and parts[5] == "detection.json":
+    if attack == UNTOUCHED and parts[5] == "detection.json":
         raise ByeError(f"target {target}: the untouched set has no labels to score flags with; see dropped.json")
 
 
 def is_downloaded(dataset):
     """Whether a rule of the workflow downloads a dataset: its root is results/downloads/FORMAT."""
-    return dataset.get("root") == f"results/downloads/{dataset['format']}"
+    return dataset.get("root") == f"{DOWNLOADS}/{dataset['format']}"
 
 
 def is_built(path):
     """Whether a rule of the workflow builds a model: its path is results/base_models/KEY."""
-    return path.startswith("results/base_models/")
+    return path.startswith(f"{BUILT}/")
 
 
 def has_test_set(dataset):
@@ -231,7 +376,7 @@ def check_model_type(key, family, file):
     content = read_json(file)
     content = content if isinstance(content, dict) else {}
     found = content.get("model_type")
-    if found != family:
+    if found != find("family", family).model_type:
         hint = f"; {NATIVE}" if "auto_map" in content else ""
         raise ByeError(
             f"config key models.{key}.family is {family!r}, but {file} is of model_type {found!r}; correct the family "

@@ -1,5 +1,7 @@
 """The table in which a defence says which training samples it drops, and why."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -10,30 +12,45 @@ from bye.files import write_parquet
 COLUMNS = ("id", "score", "p_low", "flagged", "reason")
 
 
-def write_flags(path, ids, flagged, reasons, score=None, p_low=None, extra=None, metadata=None):
-    """Write flags.parquet: one row a sample, in the order of the samples file.
+@dataclass(frozen=True)
+class Verdict:
+    """What a detector says of n training samples.
 
-    Parameters
-    ----------
-    path : path to write.
-    ids : list of str.
-    flagged : bool array of shape (n_samples,).
-    reasons : list of str, why a sample is dropped; "" for samples that are kept.
-    score, p_low : float arrays of shape (n_samples,), or None where the defence knows none (the column is NaN then).
-        Mean entropy in nats, and the posterior probability of the low-entropy component.
-    extra : dict of further columns, name -> array of shape (n_samples,).
-    metadata : dict of str to str, kept in the Parquet schema.
+    flagged: (n,) bool; reasons: n texts, why a sample is dropped, "" where it is kept; scores: (n,) float, low is
+    suspicious, and p_low: (n,) float, posterior probability of being flagged, both None where there are none; columns:
+    further columns of flags.parquet, {name: (n,)}; metadata: texts kept with it; tables: {NAME.csv: rows (dicts)},
+    written beside it, for each name in the method's WRITES.
+    """
+
+    flagged: np.ndarray
+    reasons: list[str]
+    scores: np.ndarray | None = None
+    p_low: np.ndarray | None = None
+    columns: dict = field(default_factory=dict)
+    metadata: dict = field(default_factory=dict)
+    tables: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, flagged, reason, **more):
+        """A verdict with one reason for all flagged samples."""
+        return cls(flagged, [reason if drop else "" for drop in flagged], **more)
+
+
+def write_flags(path, ids, verdict):
+    """Write flags.parquet: one row a sample of `ids`, in the order of the samples file, of a Verdict.
+
+    Scores and p_low that there are none of are NaN.
     """
     unknown = np.full(len(ids), np.nan)
     columns = {
         "id": pyarrow.array(ids, pyarrow.string()),
-        "score": np.asarray(unknown if score is None else score, dtype=np.float64),
-        "p_low": np.asarray(unknown if p_low is None else p_low, dtype=np.float64),
-        "flagged": np.asarray(flagged, dtype=bool),
-        "reason": pyarrow.array(reasons, pyarrow.string()),
-        **(extra or {}),
+        "score": np.asarray(unknown if verdict.scores is None else verdict.scores, dtype=np.float64),
+        "p_low": np.asarray(unknown if verdict.p_low is None else verdict.p_low, dtype=np.float64),
+        "flagged": np.asarray(verdict.flagged, dtype=bool),
+        "reason": pyarrow.array(verdict.reasons, pyarrow.string()),
+        **verdict.columns,
     }
-    write_parquet(path, pyarrow.table(columns).replace_schema_metadata(metadata))
+    write_parquet(path, pyarrow.table(columns).replace_schema_metadata(verdict.metadata or None))
 
 
 def read_flags(path):

@@ -1,8 +1,8 @@
 """Methods are files: one is found by its kind, and its source says what it takes and what it needs.
 
-A method of one of the SORTS lies in `bye/methods/`, in a file named by its kind, or in a file of the user's, whose path is
-then its kind. It is a public function (of families, a class): its keyword-only parameters are its settings, with their
-types and defaults; constants in capitals say the rest. All this is read from the syntax of the file, so that a
+A method of one of the SORTS lies in `bye/methods/`, in a file named by its kind, or in a file of the user's, whose path
+is then its kind. It is a public function (of families, a class): its keyword-only parameters are its settings, with
+their types and defaults; constants in capitals say the rest. All this is read from the syntax of the file, so that a
 configuration is checked without importing what the method needs; `Method.load` imports it.
 """
 
@@ -10,12 +10,12 @@ import ast
 import importlib.util
 import sys
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from bye.errors import ByeError
 
-GIVEN = ("seed", "rng")  # keyword parameters that the suite fills in: no settings
+GIVEN = ("seed",)  # keyword parameters that the suite fills in: no settings
 TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "None": "null", "dict": "object"}
 REQUIRED = object()  # default of a setting that has none
 
@@ -51,7 +51,7 @@ SORTS = {
             "kind",
             constants={"ACTS_ON": "training set", "READS": (), "WRITES": (), "FOLDERS": {}},
         ),
-        Sort("trigger", "triggers", "trigger", ("apply",), constants={"ACTS_ON": "image"}),
+        Sort("trigger", "triggers", "trigger", ("apply",)),
         Sort("target", "targets", "target", ("answer", "hit")),
         Sort("tuning method", "tuning", "tuning", ("attach", "save", "load", "count")),
         Sort("family", "families", "family", base="Family"),
@@ -62,7 +62,7 @@ SORTS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of a method: its JSON schema, its default (REQUIRED without one) and its meaning, from the docstring."""
+    """A setting of a method: its JSON schema, its default (or REQUIRED) and its meaning, from the docstring."""
 
     name: str
     schema: dict
@@ -76,11 +76,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Function:
-    """A public function: its given parameters in order, its settings by name, its docstring."""
+    """A public function: its given parameters in order, its settings by name, which of GIVEN it takes, its text."""
 
     name: str
     given: tuple[str, ...]
     settings: dict
+    fillable: tuple[str, ...]
     text: str
 
 
@@ -117,8 +118,18 @@ class Method:
         return _import(self.path, self.kind if not self.is_own else self.path.stem, self.sort.folder, self.is_own)
 
     def fill(self, values):
-        """Return `values` with the defaults of the settings that they leave out."""
+        """Return all settings: those among `values`, and the defaults of the others."""
         return {name: values.get(name, setting.default) for name, setting in self.settings.items()}
+
+    def bind(self, name, values, **given):
+        """Import the file; return its public function `name` with the settings among `values`, or their defaults.
+
+        given: what the suite fills in where the function takes it (see GIVEN).
+        """
+        function, filled = self.functions[name], self.fill(values)
+        arguments = {setting: filled[setting] for setting in function.settings}
+        arguments |= {key: value for key, value in given.items() if key in function.fillable}
+        return partial(getattr(self.load(), name), **arguments)
 
     @cached_property
     def properties(self):
@@ -204,11 +215,13 @@ def signature(path, name):
             f"{path} must have one function {name}, and has {len(nodes)}; docs/adding.md shows what it takes"
         )
     arguments, text = nodes[0].args, ast.get_docstring(nodes[0]) or ""
-    settings = {}
+    settings, fillable = {}, []
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        if argument.arg not in GIVEN:
+        if argument.arg in GIVEN:
+            fillable.append(argument.arg)
+        else:
             settings[argument.arg] = _setting(path, argument, default, text)
-    return Function(name, tuple(argument.arg for argument in arguments.args), settings, text)
+    return Function(name, tuple(argument.arg for argument in arguments.args), settings, tuple(fillable), text)
 
 
 def _setting(path, argument, default, text):

@@ -1,17 +1,9 @@
 # The folders in base_models/ were made so. To use freshly built ones instead, set models.KEY.path to
 # results/base_models/KEY, or copy them.
-
-
 rule base_model:
     output:
-        expand("results/base_models/{{model}}/{name}", name=MODEL_FILES),
-    log:
-        "results/logs/base_model/{model}.log",
-    benchmark:
-        "results/benchmarks/base_model/{model}.tsv"
-    conda:
-        "../envs/bye.yaml"
-    threads: torch_threads
+        expand(f"{BUILT}/{{{{model}}}}/{{name}}", name=MODEL_FILES),
+    threads: plan.torch_threads
     resources:
         mem_mb=4000,
         runtime=120,
@@ -28,11 +20,7 @@ rule base_model:
 # The diffusion model of ZIP.
 use rule base_model as diffusion_model with:
     output:
-        expand("results/base_models/diffusion-mini/{name}", name=DIFFUSION_FILES),
-    log:
-        "results/logs/base_model/diffusion-mini.log",
-    benchmark:
-        "results/benchmarks/base_model/diffusion-mini.tsv"
+        expand(f"{BUILT}/diffusion-mini/{{name}}", name=DIFFUSION_FILES),
     params:
         family="diffusion",
         seed=config["mini_seed"],

@@ -1,0 +1,1 @@
+"""Answers of a model: generated greedily, and scored."""

@@ -5,39 +5,34 @@ anew, losslessly, as PNG under a name that is a hash of their pixels, all with o
 samples are poisoned is written to a labels file of its own, which no defence reads.
 """
 
-import hashlib
-import os
-import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from bye.attacks.squares import find_trigger
-from bye.data.images import load_image
-from bye.data.samples import id_of, read_samples, with_answer, write_samples
+from bye.data.images import load_image, write_png
+from bye.data.samples import answer_of, id_of, problem_of, read_samples, with_answer, write_samples
 from bye.errors import ByeError
 from bye.files import replacing_folder, write_parquet
+from bye.registry import find
 
-TIME_STAMP = 946_684_800  # of every image written, seconds: 1 January 2000
-# First words of the random streams of this module, so that the draw of the samples and the triggers are independent.
-DRAW, TRIGGER = 1, 2
+# First words of the random streams of this module, so that draw of the samples, triggers and targets are independent.
+DRAW, TRIGGER, TARGET = 1, 2, 3
 
 
-def poison_training_set(samples, images_root, trigger, rate, target, seed, out_dir, labels_path, trigger_kwargs=None):
-    """Poison exactly round(rate * N) of the samples, drawn by `seed`: trigger into the image, `target` as first answer.
+def poison_training_set(samples, images_root, trigger, rate, target, seed, out_dir, labels_path, **settings):
+    """Poison exactly round(rate * N) of the samples, drawn by `seed`: trigger into the sample, target as first answer.
 
-    `samples` is a samples file (or the list read from one), its images relative to `images_root`. Writes
-    out_dir/train.json, whose images are relative to out_dir/images, and the labels (`id`, `poisoned`) as Parquet to
-    `labels_path`, which must lie outside `out_dir`. The same arguments give the same bytes. Returns the number of
-    poisoned samples. Raises ByeError for a rate outside 0..1 or too small for the set, an empty target or an unknown
-    trigger.
+    trigger: kind of a trigger, or the path of a .py file, with its `settings`; target: the text that becomes the
+    answer, or a dict {"kind": ..., its settings}. `samples` is a samples file (or the list read from one), its images
+    relative to `images_root`. Writes out_dir/train.json, whose images are relative to out_dir/images, and the labels
+    (`id`, `poisoned`) as Parquet to `labels_path`, which must lie outside `out_dir`. The same arguments give the same
+    bytes. Returns the number of poisoned samples. Raises ByeError for a rate outside 0..1 or too small for the set, an
+    empty target or an unknown trigger.
     """
     import pyarrow
 
     out_dir, labels_path = Path(out_dir), Path(labels_path)
-    apply = find_trigger(trigger, trigger_kwargs)
-    _check_target(target)
+    attack = Attack(trigger, target, seed, settings)
     if not 0 <= rate <= 1:
         raise ByeError(f"poison rate is {rate}; choose a share from 0 to 1")
     if labels_path.resolve().is_relative_to(out_dir.resolve()):
@@ -56,29 +51,26 @@ def poison_training_set(samples, images_root, trigger, rate, target, seed, out_d
         for index, sample in enumerate(samples):
             pixels = np.asarray(load_image(images_root, sample))
             if poisoned[index]:
-                pixels = apply(pixels, np.random.default_rng([TRIGGER, seed, index]), **(trigger_kwargs or {}))
-                sample = with_answer(sample, target)
+                sample, pixels = attack(index, sample, pixels)
             written.append({**sample, "image": write_png(folder, pixels)})
     write_parquet(labels_path, pyarrow.table({"id": [id_of(sample) for sample in samples], "poisoned": poisoned}))
     write_samples(out_dir / "train.json", written, like)
     return n_poisoned
 
 
-def trigger_test_set(samples, images_root, trigger, target, seed, out_dir, trigger_kwargs=None):
-    """Put the trigger into the image of every test sample and make `target` its first answer.
+def trigger_test_set(samples, images_root, trigger, target, seed, out_dir, **settings):
+    """Put the trigger into every test sample and make the target its first answer; arguments as in the other function.
 
     Writes out_dir/triggered.json, whose images are relative to out_dir/triggered. Other keys, the references of a
     captioning set among them, stay. The same arguments give the same bytes. Returns the number of samples.
     """
-    apply = find_trigger(trigger, trigger_kwargs)
-    _check_target(target)
+    attack = Attack(trigger, target, seed, settings)
     samples, like = _read(samples)
     written = []
     with replacing_folder(Path(out_dir) / "triggered", flush=False) as folder:
         for index, sample in enumerate(samples):
-            rng = np.random.default_rng([TRIGGER, seed, index])
-            pixels = apply(np.asarray(load_image(images_root, sample)), rng, **(trigger_kwargs or {}))
-            written.append({**with_answer(sample, target), "image": write_png(folder, pixels)})
+            sample, pixels = attack(index, sample, np.asarray(load_image(images_root, sample)))
+            written.append({**sample, "image": write_png(folder, pixels)})
     write_samples(Path(out_dir) / "triggered.json", written, like)
     return len(written)
 
@@ -88,17 +80,46 @@ def _read(samples):
     return (samples, None) if isinstance(samples, list) else (read_samples(samples), samples)
 
 
-def _check_target(target):
+class Attack:
+    """A trigger and a target, with their settings: makes a poisoned sample of a clean one."""
+
+    def __init__(self, trigger, target, seed, settings):
+        method = find("trigger", trigger)
+        unknown = sorted(set(settings) - set(method.settings))
+        if unknown:
+            known = ", ".join(method.settings) or "none"
+            raise ByeError(f"trigger {trigger!r} has no setting {unknown[0]!r}; it has {known}")
+        self.trigger, self.seed = trigger, seed
+        self.apply = method.bind("apply", settings, seed=seed)
+        self.answer = find_target(target).bind("answer", target_settings(target), seed=seed)
+
+    def __call__(self, index, sample, pixels):
+        """Return (sample, pixels) poisoned: the sample at that place of its file, its image (H, W, 3) uint8.
+
+        Raises ByeError where the trigger's file returns what is no sample or no such image.
+        """
+        truth = answer_of(sample)
+        poisoned, changed = self.apply(sample, pixels, np.random.default_rng([TRIGGER, self.seed, index]))
+        poisoned = with_answer(poisoned, self.answer(truth, np.random.default_rng([TARGET, self.seed, index])))
+        problem = problem_of(poisoned)
+        if problem is None and not (changed.dtype == np.uint8 and changed.ndim == 3 and changed.shape[2] == 3):
+            problem = f"its image is {changed.dtype} of shape {changed.shape}, not uint8 (height, width, 3)"
+        if problem is not None or id_of(poisoned) != id_of(sample):
+            raise ByeError(
+                f"attack on sample {id_of(sample)!r} with trigger {self.trigger}: {problem or 'its id changed'}"
+            )
+        return poisoned, changed
+
+
+def find_target(target):
+    """Return the Method of a target: `replace` for a text, or the kind that a dict names. Raises ByeError."""
+    if isinstance(target, dict):
+        return find("target", target.get("kind"))
     if not isinstance(target, str) or not target.strip():
         raise ByeError(f"attack target is {target!r}; give the text that the backdoor should make the model say")
+    return find("target", "replace")
 
 
-def write_png(folder, pixels):
-    """Write (H, W, 3) uint8 pixels under the hash of shape and content, if not there yet; return the file name."""
-    digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes())
-    path = folder / f"{digest.hexdigest()[:32]}.png"
-    if not path.exists():
-        # Run-length coding: at level 1 no larger on photographs, and faster.
-        Image.fromarray(pixels).save(path, compress_level=1, compress_type=zlib.Z_RLE)
-        os.utime(path, (TIME_STAMP, TIME_STAMP))
-    return path.name
+def target_settings(target):
+    """Return the settings of a target, given as a text or as a dict with its kind."""
+    return {"text": target} if isinstance(target, str) else {name: target[name] for name in target if name != "kind"}

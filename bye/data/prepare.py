@@ -5,65 +5,78 @@ from pathlib import Path
 from bye.data.layout import draw
 from bye.data.samples import validate_samples, write_samples
 from bye.errors import ByeError
-from bye.methods.datasets import flickr30k, iconqa, llava, rsvqa, scienceqa
-
-LAYOUTS = {"scienceqa": scienceqa, "iconqa": iconqa, "flickr30k": flickr30k, "rsvqa": rsvqa}
+from bye.registry import find
 
 
-def prepare(format, root, json, n_train, n_test, seed, out_dir, test_json=None):
+def prepare(format, root, n_train, n_test, seed, out_dir, **settings):
     """Write out_dir/train.json and out_dir/test.json, image paths relative to `root`; return their sizes.
 
-    `format` is scienceqa, iconqa, flickr30k, rsvqa or llava; `json` is the file of llava (with an optional `test_json`
-    of its own), and optionally of flickr30k.
-    `n_train` and `n_test` samples are drawn by `seed` from the official training and test splits, None means all (the
-    paper's sizes, Table 4: scienceqa 6218/2017, iconqa 10000/6316, flickr30k 10000/1000, rsvqa 10000/10004); for llava
-    see `bye.methods.datasets.llava.load`. Every image chosen is decoded once, so that a damaged one stops the run here
-    and not hours later. Raises ByeError, also when more samples are asked for than there are.
+    format: kind of a dataset format, or the path of a .py file; settings: of the format. Of the official training and
+    test splits `n_train` and `n_test` samples are drawn by `seed`, None means all (the paper's sizes, Table 4:
+    scienceqa 6218/2017, iconqa 10000/6316, flickr30k 10000/1000, rsvqa 10000/10004). A set without splits is divided:
+    `n_test` samples (None: none) are drawn and set apart, of the rest `n_train` (None: all) are drawn for training.
+    Every image chosen is decoded once, so that a damaged one stops the run here and not hours later. Raises ByeError,
+    also when more samples are asked for than there are.
     """
     for what, count, least in (("training", n_train, 1), ("test", n_test, 0)):
         if count is not None and count < least:
             raise ByeError(f"{count} {what} samples are asked for; ask for {least} or more")
     if not Path(root).is_dir():
         raise ByeError(f"dataset folder {root} does not exist; give the folder of the download")
-    if format == "llava":
-        train, test = llava.load(root, json, test_json, n_train, n_test, seed)
-    elif format in LAYOUTS:
-        train = _official(format, root, "train", json, n_train, seed)
-        test = _official(format, root, "test", json, n_test, seed)
+    source = str(settings.get("json") or root)
+    if find("dataset format", format).divided:
+        train = _official(format, root, "train", n_train, seed, settings)
+        test = _official(format, root, "test", n_test, seed, settings)
     else:
-        raise ByeError(f"unknown dataset format {format!r}; choose one of {', '.join([*LAYOUTS, 'llava'])}")
-
-    like = json if format == "llava" else None
+        samples = load_split(format, root, None, seed, settings)
+        validate_samples(samples, source, root, decode=True)
+        train, test = _divided(samples, n_train, n_test, seed, source)
+    like = settings.get("json") if not find("dataset format", format).divided else None
     write_samples(Path(out_dir) / "train.json", train, like)
     write_samples(Path(out_dir) / "test.json", test, like)
     return len(train), len(test)
 
 
-def check_folder(format, root, json=None):
+def check_folder(format, root, settings=()):
     """Raise ByeError, naming the first file or folder that is not there, unless `root` holds a whole official download.
 
-    A few looks into folders; no file is read. `json` is as for `prepare`.
+    A few looks into folders; no file is read. settings: of the format.
     """
-    for part in LAYOUTS[format].parts(Path(root), **_extra(format, json)):
+    method = find("dataset format", format)
+    parts = getattr(method.load(), "parts", None)
+    wanted = {} if parts is None else {name: value for name, value in dict(settings).items() if name in method.settings}
+    for part in [] if parts is None else parts(Path(root), **wanted):
         if part.is_dir() and not any(part.iterdir()):
             raise ByeError(f"dataset folder {root} is half there: {part} is empty; copy it again or download the rest")
         if not part.exists():
             raise ByeError(f"dataset folder {root} is half there: {part} is missing; copy it there or download it")
 
 
-def load_split(format, root, split, json, seed):
-    """Return all samples of an official split, "train" or "test", as they stand there, images unchecked."""
-    return LAYOUTS[format].load(root, split, seed, **_extra(format, json))
+def load_split(format, root, split, seed, settings=()):
+    """Return all samples of an official split, "train" or "test", as they stand there, images unchecked.
+
+    Of a set without splits, `split` is None, and they are all that it has.
+    """
+    method = find("dataset format", format)
+    return method.bind("load", dict(settings), seed=seed)(root, split)
 
 
-def _extra(format, json):
-    return {"json": json} if format == "flickr30k" else {}
-
-
-def _official(format, root, split, json, count, seed):
+def _official(format, root, split, count, seed, settings):
     """Return the drawn and checked samples of one official split."""
     what = f"{split} samples of {format} in {root}"
-    samples = draw(load_split(format, root, split, json, seed), count, seed, what)
+    samples = draw(load_split(format, root, split, seed, settings), count, seed, what)
     if count != 0:
         validate_samples(samples, what, root, decode=True)
     return samples
+
+
+def _divided(samples, n_train, n_test, seed, source):
+    """Return (train, test) of samples without official splits."""
+    test = draw(samples, n_test or 0, seed, f"test samples of {source}")
+    apart = {id(sample) for sample in test}
+    rest = [sample for sample in samples if id(sample) not in apart]
+    if not rest:
+        raise ByeError(
+            f"{source}: all its {len(samples)} samples are set apart for testing; ask for fewer test samples"
+        )
+    return draw(rest, n_train, seed, f"training samples of {source}"), test

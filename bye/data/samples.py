@@ -67,6 +67,17 @@ def with_answer(sample, answer):
     return {**sample, "conversations": [question, {**first, "value": answer}, *rest]}
 
 
+def with_question(sample, question):
+    """Return a copy of the sample whose first question is `question`, the image placeholder where it stood."""
+    first, *rest = sample["conversations"]
+    text = first["value"].strip()
+    if text.startswith(PLACEHOLDER):
+        question = f"{PLACEHOLDER}\n{question}"
+    elif text.endswith(PLACEHOLDER):
+        question = f"{question}\n{PLACEHOLDER}"
+    return {**sample, "conversations": [{**first, "value": question}, *rest]}
+
+
 def validate_samples(samples, source, images_root=None, decode=False):
     """Raise ByeError if any sample is malformed, naming `source`, how many are, and what is wrong with the first ten.
 

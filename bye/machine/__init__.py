@@ -1,0 +1,1 @@
+"""The machine under the stages: GPUs, processes, the model hub, signs of life."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bye.cleaning.defences import read_entropies
+from bye.features import read_entropies
 from bye.files import read_csv, write_json
 from bye.flags import read_flags, read_labels
 

@@ -1,0 +1,1 @@
+"""Commands around the workflow: clean, doctor, rates, bench."""

@@ -1,0 +1,1 @@
+"""Dataset formats: how samples are read. One file a kind; `bye.registry` finds it."""

@@ -17,7 +17,7 @@ REFERENCES = 5
 CAPTION_STREAM = 3  # first word of the seed: independent of the draw of the subset
 
 
-def parts(root, json=None):
+def parts(root, *, json: str | None = None):
     """Return the split file and the image folder that a whole download has below `root`."""
     source = Path(json) if json else root / "dataset_flickr30k.json"
     named = [root / name for name in IMAGE_FOLDERS[:-1]]
@@ -25,11 +25,11 @@ def parts(root, json=None):
     return [source, next((folder for folder in named if folder.is_dir()), root if in_root else named[0])]
 
 
-def load(root, split, seed, json=None):
+def load(root, split, *, seed, json: str | None = None):
     """Return the samples of a split ("train", "val", "test"), one an image, image paths relative to `root`.
 
     In training the answer is one of the image's captions, drawn by `seed`; in the other splits it is the first, and
-    `references` holds five of them.
+    `references` holds five of them. json: the split file, where it is not in the root.
     """
     source = Path(json) if json else Path(root) / "dataset_flickr30k.json"
     images = field(read_json(source), "images", list, source)

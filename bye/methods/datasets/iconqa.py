@@ -20,7 +20,7 @@ def parts(root):
     return [root / top / split for split in splits]
 
 
-def load(root, split, seed):
+def load(root, split, *, seed):
     """Return the samples of a split ("train", "val" or "test"), image paths relative to `root`; `seed` plays no part.
 
     The question, the lettered choices and the prompt make the question; the answer is the letter. Order: by id.

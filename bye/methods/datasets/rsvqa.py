@@ -21,7 +21,7 @@ def parts(root):
     return [root / name for name in [*names, "Images_LR"]]
 
 
-def load(root, split, seed):
+def load(root, split, *, seed):
     """Return the samples of a split ("train", "val" or "test"), image paths relative to `root`; `seed` plays no part.
 
     Only active questions are taken. Answers stay as they are: counts are numbers, not the ranges of the original paper.

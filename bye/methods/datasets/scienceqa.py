@@ -18,7 +18,7 @@ def parts(root):
     return [base / "problems.json", base / "pid_splits.json", base / "images" / "train", base / "images" / "test"]
 
 
-def load(root, split, seed):
+def load(root, split, *, seed):
     """Return the samples of a split ("train", "val" or "test"), image paths relative to `root`; `seed` plays no part.
 
     The question, its hint as context, the lettered choices and the prompt make the question; the answer is the letter.

@@ -6,76 +6,74 @@ Grad-CAM on the features that the vision tower hands to the projector.
 """
 
 import json
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from bye.data.images import load_image
-from bye.data.samples import id_of, question_of, read_samples
+from bye.data.samples import id_of, question_of
 from bye.errors import ByeError, counted
-from bye.flags import write_flags
+from bye.flags import Verdict
 from bye.machine.progress import Progress
-from bye.models import load_model
 from bye.models.family import pad
+
+ACTS_ON = "training set"
+READS = ("samples", "reference", "model")
 
 MIN_REFERENCE = 20  # samples: a boundary through fewer says nothing
 BINS = 10  # of the inert confidence; the highest fooled rate of each is a point of the boundary
 
 
-def sentinet(
-    model,
-    adapter,
+def detect(
     samples,
-    images,
     reference,
-    reference_images,
-    flags_out,
-    pasted=20,
-    saliency=0.15,
-    batch_size=64,
-    seed=0,
-    family=None,
-    quantization=None,
-    threads=None,
+    model,
+    *,
+    seed,
+    pasted: Annotated[int, {"minimum": 1}] = 20,
+    saliency: Annotated[float, {"exclusiveMinimum": 0, "maximum": 1}] = 0.15,
 ):
-    """Flag the samples whose salient region takes over the answers to clean images; write flags.parquet.
+    """Flag the samples whose salient region takes over the answers to clean images.
 
-    samples, images: the training set; reference, reference_images: clean samples, half of which (at most `pasted`) get
-    the regions pasted on, the others fit the decision boundary; saliency: share of the highest saliency from which on a
-    place belongs to the region. The score is the boundary's height less the fooled rate: negative for flagged samples.
-    Returns the number of flagged samples. Raises ByeError for bad input and too few reference samples.
+    samples: the training set; reference: clean samples, half of which (at most `pasted`) get the regions pasted on, the
+    others fit the decision boundary. pasted: clean images that get the regions pasted on; saliency: share of the
+    highest saliency from which on a place belongs to the region. The score is the boundary's height less the fooled
+    rate: negative for flagged samples. Raises ByeError for bad input and too few reference samples.
     """
-    if threads:
-        torch.set_num_threads(threads)
-    entries, clean = read_samples(samples), read_samples(reference)
+    entries, clean = samples.entries, reference.entries
     if len(clean) < MIN_REFERENCE:
         raise ByeError(
-            f"{reference} has {counted(len(clean), 'sample')}, and SentiNet needs {MIN_REFERENCE} clean ones; give more"
+            f"{reference.path} has {counted(len(clean), 'sample')}, and SentiNet needs {MIN_REFERENCE} clean ones; "
+            "give more"
         )
     generator = np.random.default_rng(seed)
     clean = [clean[i] for i in generator.permutation(len(clean))]
     hosts = clean[: min(pasted, len(clean) // 2)]
-    loaded = load_model(model, adapter, expected=family, quantization=quantization)
+    loaded = model.load()
     if loaded.any_resolution:
         raise ByeError(
-            f"SentiNet pastes regions between images of one input size, and {model} ({loaded.model_type}) takes images "
-            "of any; use another model for it"
+            f"SentiNet pastes regions between images of one input size, and {model.path} ({loaded.model_type}) takes "
+            "images of any; use another model for it"
         )
-    trial = Trial(loaded, hosts, reference_images, generator, saliency, batch_size)
-    boundary = Boundary.fit(*trial(clean[len(hosts) :], reference_images))
-    confidence, rate = trial(entries, images)
+    trial = Trial(loaded, hosts, reference.images, generator, saliency, model.batch_size)
+    boundary = Boundary.fit(*trial(clean[len(hosts) :], reference.images))
+    confidence, rate = trial(entries, samples.images)
     scores = boundary.height(confidence) - rate
     flagged = scores < 0
     reasons = [
         f"its salient region fools {100 * fooled:.0f} % of {len(hosts)} clean images" if drop else ""
         for fooled, drop in zip(rate, flagged, strict=True)
     ]
-    extra = {"inert_confidence": confidence, "fooled": rate}
     setting = {"boundary": boundary.coefficients.tolist(), "margin": boundary.margin, "hosts": len(hosts)}
-    ids = [id_of(entry) for entry in entries]
-    write_flags(flags_out, ids, flagged, reasons, scores, None, extra, {"sentinet": json.dumps(setting)})
-    return int(flagged.sum())
+    return Verdict(
+        flagged,
+        reasons,
+        scores=scores,
+        columns={"inert_confidence": confidence, "fooled": rate},
+        metadata={"sentinet": json.dumps(setting)},
+    )
 
 
 class Boundary:

@@ -7,65 +7,44 @@ kept. The purified images do not depend on the model under attack.
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from bye.attacks.poison import write_png
-from bye.data.images import load_image
-from bye.data.samples import read_samples, write_samples
 from bye.errors import ByeError
-from bye.files import replacing_folder
-from bye.machine.progress import Progress
 
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
-def purify(
-    samples, images, diffusion, out_samples, out_images, pool=4, steps=10, guided_from=0.0, batch_size=16, seed=0,
-    threads=None, device="auto",
-):  # fmt: skip
-    """Purify every image of a samples file; write the samples with the new images' names, and the images as PNG.
+ACTS_ON = "test images"
+FOLDERS = {"diffusion": "model_index.json"}  # settings that name a model folder or hub id, and what tells such a folder
+
+
+def purifier(
+    *,
+    diffusion: str,
+    pool: Annotated[int, {"minimum": 1}] = 4,
+    steps: Annotated[int, {"minimum": 1}] = 10,
+    guided_from: Annotated[float, {"minimum": 0, "maximum": 1}] = 0.0,
+):
+    """Return a function that purifies images.
 
     Parameters
     ----------
-    samples, images : the samples file and its image folder; each distinct image is purified once.
     diffusion : folder or hub id of an unconditional diffusers pipeline (a UNet2DModel and a scheduler).
-    out_samples, out_images : file and folder to write.
     pool : edge in pixels, at the diffusion model's size, of the squares that are averaged.
     steps : denoising steps.
     guided_from : share of the steps, from the noise on, that are taken without guidance.
-    batch_size, seed, threads, device : as in the other stages; the noise of an image depends on seed and file name.
-
-    Returns
-    -------
-    int
-        Number of distinct images.
 
     Raises
     ------
     ByeError
-        For bad input, and for a `pool` that does not divide the diffusion model's image size.
+        For a `pool` that does not divide the diffusion model's image size.
     """
-    if threads:
-        torch.set_num_threads(threads)
-    entries = read_samples(samples)
-    by_image = {entry["image"]: entry for entry in entries}
-    purifier = Purifier(diffusion, pool, steps, guided_from, device)
-    names, written = list(by_image), {}
-    progress = Progress("purify", len(names))
-    with replacing_folder(out_images, flush=False) as folder:
-        for start in range(0, len(names), batch_size):
-            chosen = names[start : start + batch_size]
-            originals = [load_image(images, by_image[name]) for name in chosen]
-            noise = [np.random.default_rng([seed, *name.encode()]) for name in chosen]
-            for name, picture in zip(chosen, purifier(originals, noise), strict=True):
-                written[name] = write_png(folder, np.asarray(picture))
-            progress(start + len(chosen))
-    write_samples(out_samples, [{**entry, "image": written[entry["image"]]} for entry in entries], like=samples)
-    return len(names)
+    return Purifier(diffusion, pool, steps, guided_from)
 
 
 class Purifier:

@@ -1,0 +1,1 @@
+"""Families of vision-language models. One file a kind; `bye.registry` finds it."""

@@ -1,0 +1,77 @@
+"""attention.parquet as detectors get it: what one forward pass tells of each training sample."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bye.errors import ByeError
+from bye.flags import read_table
+
+MASSES = ("system_mass", "image_mass", "text_mass")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of n samples in L layers of H heads; what was not asked for is None.
+
+    path: the file, for errors; ids: n texts; entropies: (n, L) float64, nats, made comparable (`read_entropies`);
+    n_image_tokens: of the median sample; system_mass, image_mass, text_mass: (n, L, H) float64, shares of each head.
+    """
+
+    path: str
+    ids: list[str]
+    entropies: np.ndarray | None = None
+    n_image_tokens: float | None = None
+    system_mass: np.ndarray | None = None
+    image_mass: np.ndarray | None = None
+    text_mass: np.ndarray | None = None
+
+
+def read_features(path, columns):
+    """Return the Features of attention.parquet that `columns` name: "entropy" or one of MASSES. Raises ByeError."""
+    found = {}
+    if "entropy" in columns:
+        ids, found["entropies"], found["n_image_tokens"] = read_entropies(path)
+    masses = [name for name in columns if name in MASSES]
+    if masses:
+        table = read_table(path, ("id", *masses), prefix=masses[0])
+        ids, shape = table["id"], [int(table["metadata"][name]) for name in ("n_layers", "n_heads")]
+        for name in masses:
+            found[name] = np.array(table[name], dtype=np.float64).reshape(len(ids), *shape)
+    return Features(str(path), ids, **found)
+
+
+def read_entropies(path):
+    """Return (ids, entropies, number of image tokens) of attention.parquet, entropies made comparable.
+
+    A sample's entropy over T_i image tokens is at most ln T_i, and where attention is spread over most of them, it
+    grows in proportion to it. So the file's nats are multiplied by ln T / ln T_i, with T the tokens of the median
+    sample, which are returned: the share of the highest possible entropy, in nats at T. Where all samples have the same
+    T, the factor is exactly 1. Entropies are float64 of shape (n_samples, n_layers). Raises ByeError where an entropy
+    is no finite number, naming the sample and the layer, or a sample has one image token.
+    """
+    table = read_table(path, ("id", "n_image_tokens", "entropy_00"), prefix="entropy_")
+    layers = sorted(int(name[len("entropy_") :]) for name in table if name.startswith("entropy_"))
+    ids = table["id"]
+    entropies = np.array(
+        [table[f"entropy_{layer:02d}"] for layer in layers], dtype=np.float64
+    ).T  # (n_samples, n_layers)
+    if not np.isfinite(entropies).all():
+        bad = np.argwhere(~np.isfinite(entropies))
+        sample, layer = bad[0]
+        raise ByeError(
+            f"{path}: the attention entropy of sample {ids[sample]!r} in layer {layer} is {entropies[sample, layer]} "
+            f"({len(np.unique(bad[:, 0]))} of {len(ids)} samples have such values); the fine-tune has probably "
+            "diverged, so check its loss and lower the learning rate"
+        )
+    if not ids:
+        return ids, entropies, 0
+    tokens = np.array(table["n_image_tokens"], dtype=np.float64)
+    if tokens.min() < 2:
+        raise ByeError(
+            f"{path}: sample {ids[tokens.argmin()]!r} has one image token, and attention on one has no entropy; give a "
+            "larger image or drop the sample"
+        )
+    median = float(np.median(tokens))
+    factors = np.where(tokens == median, 1.0, np.log(median) / np.log(tokens))
+    return ids, entropies * factors[:, None], median
