@@ -6,8 +6,7 @@ import torch
 from torch.nn import functional as F
 from transformers import GenerationConfig
 
-from bye.data.images import image_sizes, load_image
-from bye.data.samples import answer_of, id_of, question_of, read_samples
+from bye.data.samples import answer_of, id_of, read_samples
 from bye.errors import ByeError
 from bye.files import write_json, write_parquet
 from bye.machine import distributed
@@ -16,8 +15,9 @@ from bye.metrics.accuracy import is_correct
 from bye.metrics.asr import is_target
 from bye.metrics.cider import cider
 from bye.models import load_model
-from bye.models.family import ImageFeatures, pad, position_ids, processing_order
-from bye.models.prefix import distinct, run_prefix
+from bye.models.family import pad, position_ids
+from bye.models.prefix import run_prefix
+from bye.models.workload import Workload
 
 METRICS = ("accuracy", "cider")
 
@@ -44,8 +44,8 @@ def evaluate(
     """Answer the clean test samples and, if given, the triggered ones; write predictions.parquet and eval.json.
 
     CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; ASR is the share of triggered
-    samples, in per cent, whose output is `target`. adapter may be None: the base model. Several processes
-    (`bye.machine.distributed`) share the samples, and the first one writes. Raises ByeError for bad input.
+    samples, in per cent, whose output is `target`. adapter may be None: the base model. Several processes (`bye.machine.distributed`) share
+    the samples, and the first one writes. Raises ByeError for bad input.
     """
     if metric not in METRICS:
         raise ByeError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
@@ -55,7 +55,7 @@ def evaluate(
         torch.set_num_threads(threads)
     loaded = load_model(model, adapter, expected=family, device=device, dtype=dtype, quantization=quantization)
     entries = read_samples(clean)
-    answers = answer(loaded, entries, clean_images, max_new_tokens, batch_size)
+    answers = answer(Workload(loaded, entries, clean_images), max_new_tokens, batch_size)
     references = [references_of(entry) for entry in entries]
     if metric == "accuracy":
         correct = is_correct(answers, [group[0] for group in references])
@@ -77,7 +77,7 @@ def evaluate(
     success, n_triggered = None, 0
     if triggered is not None:
         entries = read_samples(triggered)
-        answers = answer(loaded, entries, triggered_images, max_new_tokens, batch_size)
+        answers = answer(Workload(loaded, entries, triggered_images), max_new_tokens, batch_size)
         hits = is_target(answers, target)
         success, n_triggered = 100.0 * float(hits.mean()), len(entries)
         rows += [
@@ -117,27 +117,19 @@ def references_of(entry):
     return list(entry.get("references") or [answer_of(entry)])
 
 
-def answer(family, entries, images, max_new_tokens, batch_size):
-    """Greedy answers to the first question of each sample, in order: a list of texts."""
-    sizes = image_sizes(images, entries) if family.any_resolution else [None] * len(entries)
-    asked = zip(map(id_of, entries), map(question_of, entries), sizes, strict=True)
-    prompts = [family.prompt(*question) for question in asked]
-    by_image = {entry["image"]: entry for entry in entries}
-    features = ImageFeatures(family, lambda name: load_image(images, by_image[name]), cache=False)
-    order = processing_order([entry["image"] for entry in entries], [len(prompt.ids) for prompt in prompts])
+def answer(work, max_new_tokens, batch_size):
+    """Greedy answers to the first question of each sample of a Workload, in order: a list of texts."""
     answers = {}
-    progress = Progress("evaluate", len(entries))
-    for start in distributed.share(range(0, len(entries), batch_size)):
-        chosen = order[start : start + batch_size]
-        names, owners = distinct([entries[i]["image"] for i in chosen])
-        texts = generate(family, [prompts[i] for i in chosen], features(names), owners, max_new_tokens)
-        for i, text in zip(chosen, texts, strict=True):
-            answers[i] = text
-        progress(start + len(chosen))
+    progress = Progress("evaluate", len(work))
+    for batch in work.batches(work.prompts(), batch_size):
+        features = work.features(batch.images)
+        texts = generate(work.family, batch.prompts, features, batch.owners, max_new_tokens)
+        answers |= dict(zip(batch.places, texts, strict=True))
+        progress(batch.done)
     for found in distributed.gather(answers):
         answers |= found
-    progress(len(entries))
-    return [answers[i] for i in range(len(entries))]
+    progress(len(work))
+    return [answers[i] for i in range(len(work))]
 
 
 @torch.no_grad()

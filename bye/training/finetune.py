@@ -18,14 +18,15 @@ from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from peft.tuners.lora import Linear as LoraLinear
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from bye.data.images import image_path, image_sizes, load_image
-from bye.data.samples import id_of, read_samples, turns_of
+from bye.data.images import image_path
+from bye.data.samples import read_samples
 from bye.errors import ByeError
 from bye.files import filling, replacing_folder, write_bytes, write_csv, write_json
 from bye.machine import distributed
 from bye.models import load_model
-from bye.models.family import ImageFeatures, pad
+from bye.models.family import pad
 from bye.models.prompt import ANSWER, TEXT
+from bye.models.workload import Workload
 
 IGNORED = -100  # label of a position without loss
 SECONDS_BETWEEN_LINES = 5
@@ -92,16 +93,11 @@ def finetune(
     set_seed(seed)  # before LoRA's random initialisation
     loaded = load_model(model, expected=family, device=device, dtype=dtype, quantization=quantization)
     half = loaded.model.dtype == torch.bfloat16
-    sizes = image_sizes(images, entries) if loaded.any_resolution else [None] * len(entries)
-    dataset = [
-        (loaded.conversation(id_of(entry), turns_of(entry), size), entry["image"])
-        for entry, size in zip(entries, sizes, strict=True)
-    ]
-    by_image = {entry["image"]: entry for entry in entries}
     encode = loaded.tower_features if lora_projector else loaded.image_features
-    features = ImageFeatures(loaded, lambda name: load_image(images, by_image[name]), cache_features, encode)
+    work = Workload(loaded, entries, images, cache_features, encode)
+    dataset, features = list(zip(work.conversations(), work.images, strict=True)), work.features
     if cache_features:
-        features(list(by_image))
+        features(work.images)
     lora = LoraConfig(
         r=lora_rank,
         lora_alpha=lora_alpha,
