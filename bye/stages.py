@@ -231,7 +231,7 @@ def attention(**options):
 )
 def attention_maps(**options):
     """Extract the attention maps of a few clean and poisoned samples, for figures."""
-    from bye.extraction.attention import example_maps
+    from bye.extraction.maps import example_maps
 
     example_maps(**options)
 

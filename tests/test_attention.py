@@ -11,7 +11,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 
 from bye.errors import ByeError
-from bye.extraction.attention import entropy, example_maps, extract, image_distribution, last_rows, masses_by_role
+from bye.extraction.attention import extract
+from bye.extraction.maps import example_maps
+from bye.extraction.reductions import entropy, image_distribution, masses_by_role
+from bye.extraction.rows import last_rows
 from bye.models import load_model
 from bye.models.attention import LastRow, record_decoder
 from bye.models.family import pad, processing_order

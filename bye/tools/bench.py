@@ -18,7 +18,8 @@ import torch
 from transformers import GenerationConfig
 
 from bye.errors import ByeError
-from bye.extraction.attention import features_of, last_rows
+from bye.extraction.reductions import features_of
+from bye.extraction.rows import last_rows
 from bye.models import load_model
 from bye.models.attention import record_decoder
 from bye.models.family import pad
