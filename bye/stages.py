@@ -48,6 +48,7 @@ def switch(flag, default, text):
 
 SAMPLES = need("--samples", "samples file in LLaVA form")
 IMAGES = need("--images", "folder that the image paths start from")
+VALIDATE = switch("--validate", True, "check the samples file; not needed where the suite wrote it")
 SEED = may("--seed", 0, "seed of every random draw")
 PROCESSES = may("--processes", 1, "processes that share the work, one a GPU; the results are those of one")
 THREADS = may("--threads", None, "torch threads (default: all cores)", type=int)
@@ -179,6 +180,7 @@ def trigger_test(samples, images, trigger, target, seed, out):
     may("--plain-samples", None, "samples of a fine-tune with the same options, copied if they are these"),
     may("--plain-adapter", None, "its adapter"),
     may("--plain-log", None, "its loss"),
+    VALIDATE,
     SEED,
     PROCESSES,
     THREADS,
@@ -205,6 +207,7 @@ def finetune(plain_samples, plain_adapter, plain_log, **options):
     may("--batch-size", 32, "samples a forward pass"),
     may("--maps-for", (), "ids whose attention maps to keep", nargs="+", type=str),
     may("--maps-out", None, "npz file for those maps"),
+    VALIDATE,
     PROCESSES,
     THREADS,
 )
@@ -226,6 +229,7 @@ def attention(**options):
     need("--labels", "ground truth: figures show clean and poisoned samples"),
     may("--count", 2, "samples of each kind"),
     need("--out", "npz file to write"),
+    VALIDATE,
     SEED,
     THREADS,
 )
@@ -370,6 +374,7 @@ def purify(**options):
     need("--out", "eval.json to write"),
     may("--max-new-tokens", 32, "longest answer"),
     may("--batch-size", 64, "samples a batch"),
+    VALIDATE,
     PROCESSES,
     THREADS,
 )

@@ -228,3 +228,13 @@ def test_maps_of_a_few_samples_of_each_kind(folders, tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"id": ["sample 0"], "poisoned": [True]}), tmp_path / "labels.parquet")
     with pytest.raises(ByeError, match="no label for sample 'sample 1'"):
         example_maps(folders / "llava", None, *files, tmp_path / "maps.npz")
+
+
+def test_a_file_of_the_suite_is_not_checked_again(folders, tmp_path):
+    twice = json.loads((folders / "samples.json").read_text())[:1] * 2
+    (tmp_path / "samples.json").write_text(json.dumps(twice))
+    files = folders / "llava", None, tmp_path / "samples.json", folders, tmp_path / "attention.parquet"
+    with pytest.raises(ByeError, match="its id is also that of entry 1"):
+        extract(*files)
+    extract(*files, validate=False)
+    assert pyarrow.parquet.read_table(tmp_path / "attention.parquet")["id"].to_pylist() == ["sample 0"] * 2

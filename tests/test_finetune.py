@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 from transformers import AutoModelForImageTextToText
 
+import bye.data.samples
 from bye.errors import ByeError
 from bye.models import load_model
 from bye.training.finetune import (
@@ -129,7 +130,9 @@ def test_same_seed_same_bytes_and_the_cache_changes_nothing(root, tmp_path):
         torch.testing.assert_close(without[name], value, atol=1e-4, rtol=1e-3)
 
 
-def test_where_everything_was_kept_the_plain_fine_tune_is_copied(root, tmp_path):
+def test_where_everything_was_kept_the_plain_fine_tune_is_copied(root, tmp_path, monkeypatch):
+    read, parse = [], bye.data.samples.read_text
+    monkeypatch.setattr(bye.data.samples, "read_text", lambda path: read.append(path) or parse(path))
     plain = tmp_path / "plain"
     weights = run(root, plain, samples="three.json", epochs=1)
     kept = json.loads((root / "three.json").read_text())
@@ -138,7 +141,9 @@ def test_where_everything_was_kept_the_plain_fine_tune_is_copied(root, tmp_path)
         (tmp_path / "kept.json").write_text(json.dumps(kept[:number], indent=1))
         out, log = tmp_path / f"of {number}", tmp_path / f"{number}.csv"
         plain_files = root / "three.json", plain, plain.with_suffix(".csv")
+        read.clear()
         assert finetune_kept(tmp_path / "kept.json", *plain_files, out, log, **options) is expected
+        assert read == [tmp_path / "kept.json", root / "three.json"]  # each once
         assert ((out / "adapter_model.safetensors").read_bytes() == weights) is expected
         assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in plain.iterdir())
     assert (tmp_path / "3.csv").read_bytes() == plain.with_suffix(".csv").read_bytes()

@@ -40,11 +40,13 @@ def evaluate(
     threads=None,
     device="auto",
     dtype="auto",
+    validate=True,
 ):
     """Answer the clean test samples and, if given, the triggered ones; write predictions.parquet and eval.json.
 
     CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; ASR is the share of triggered
-    samples, in per cent, whose output is `target`. adapter may be None: the base model. Several processes (`bye.machine.distributed`) share
+    samples, in per cent, whose output is `target`. adapter may be None: the base model; validate: check the
+    samples files, which is not needed where the suite wrote them. Several processes (`bye.machine.distributed`) share
     the samples, and the first one writes. Raises ByeError for bad input.
     """
     if metric not in METRICS:
@@ -54,7 +56,7 @@ def evaluate(
     if threads:
         torch.set_num_threads(threads)
     loaded = load_model(model, adapter, expected=family, device=device, dtype=dtype, quantization=quantization)
-    entries = read_samples(clean)
+    entries = read_samples(clean, validate=validate)
     answers = answer(Workload(loaded, entries, clean_images), max_new_tokens, batch_size)
     references = [references_of(entry) for entry in entries]
     if metric == "accuracy":
@@ -76,7 +78,7 @@ def evaluate(
     ]
     success, n_triggered = None, 0
     if triggered is not None:
-        entries = read_samples(triggered)
+        entries = read_samples(triggered, validate=validate)
         answers = answer(Workload(loaded, entries, triggered_images), max_new_tokens, batch_size)
         hits = is_target(answers, target)
         success, n_triggered = 100.0 * float(hits.mean()), len(entries)

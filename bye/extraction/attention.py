@@ -30,16 +30,18 @@ def extract(
     threads=None,
     device="auto",
     dtype="auto",
+    validate=True,
 ):
     """Write attention.parquet (and the maps of chosen ids) for the samples of a file, in file order.
 
     model, adapter, samples, images, out: paths; adapter may be None. Answers, and turns after the first, are not seen.
-    maps_for: ids whose maps (Eq. 4) go to the npz file maps_out (see `write_maps`). Several processes (`bye.machine.distributed`) take the batches in
+    maps_for: ids whose maps (Eq. 4) go to the npz file maps_out (see `write_maps`); validate: check the samples file,
+    which is not needed where the suite wrote it. Several processes (`bye.machine.distributed`) take the batches in
     turn, and the first one writes. Raises ByeError for bad input and where an entropy is not finite.
     """
     if maps_for and maps_out is None:
         raise ByeError("attention maps are asked for, but no file for them is named; give --maps-out")
-    entries = read_samples(samples)
+    entries = read_samples(samples, validate=validate)
     maps_for = set(map(str, maps_for))
     unknown = sorted(maps_for - set(map(id_of, entries)))
     if unknown:

@@ -9,14 +9,16 @@ from bye.flags import read_labels
 from bye.models.workload import Workload
 
 
-def example_maps(model, adapter, samples, images, labels, out, count=2, seed=0, batch_size=32, **options):
+def example_maps(
+    model, adapter, samples, images, labels, out, count=2, seed=0, batch_size=32, validate=True, **options
+):
     """Write the attention maps of a few clean and as many poisoned samples (see `write_maps`).
 
     labels: path of the Parquet file (id, poisoned); count: samples of each kind, drawn by seed; out: the npz file;
-    options: of `load_recording`. Raises ByeError if a sample has no label, and as
+    validate: check the samples file; options: of `load_recording`. Raises ByeError if a sample has no label, and as
     `bye.extraction.attention.extract` does.
     """
-    entries = read_samples(samples)
+    entries = read_samples(samples, validate=validate)
     poisoned = read_labels(labels, [id_of(entry) for entry in entries])
     order = np.random.default_rng(seed).permutation(len(entries))
     chosen = [entries[i] for kind in (False, True) for i in order[poisoned[order] == kind][:count]]

@@ -31,6 +31,7 @@ from bye.models.workload import Workload
 IGNORED = -100  # label of a position without loss
 SECONDS_BETWEEN_LINES = 5
 COMPLETE = "complete"  # the marker in a checkpoint folder that was written to its end
+APART = ("out", "log", "checkpoint_folder", "validate", "entries")  # arguments that are no settings of the fine-tune
 LOGGED = ("step", "epoch", "loss", "learning_rate")
 
 
@@ -61,25 +62,28 @@ def finetune(
     threads=None,
     device="auto",
     dtype="auto",
+    validate=True,
+    entries=None,
 ):
     """Fine-tune `model` on a samples file; write a standard PEFT adapter folder `out` and the loss curve `log` (CSV).
 
     model: folder or hub id; images: image root; epochs: float; batch_size: samples an optimiser step over all processes
     (`bye.machine.distributed`), of which each has micro_batch_size at most in memory at once; warmup: share of the
     steps; adam_epsilon: of AdamW, gradients far below it hardly count; lora_targets: names of the decoder's linear
-    layers that LoRA adapts, by default all; lora_projector: adapt the projector's too; checkpoints: how many times
-    along the run its state is kept, in checkpoint_folder (default `<out>.checkpoints`), which is removed at the end;
-    cache_features: encode each distinct image once and keep the result in memory; quantization: see
-    `bye.models.family.load`.
+    layers that LoRA adapts, by default all; lora_projector: adapt the projector's too; checkpoints: how many times along the run
+    its state is kept, in checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features:
+    encode each distinct image once and keep the result in memory; quantization: see `bye.models.family.load`; validate:
+    check the samples file, which is not needed where the suite wrote it; entries: its content, if it is read already.
 
     Loss is on answer tokens only, averaged over those of the whole batch. The same arguments, seed and numbers of
     processes and threads give the same bytes, killed and resumed or not; with other numbers the result is the same but
     for rounding and the draws of dropout. Raises ByeError for bad input, a loss that is not finite and a full disk.
     """
-    settings = {name: value for name, value in locals().items() if name not in ("out", "log", "checkpoint_folder")}
+    settings = {name: value for name, value in locals().items() if name not in APART}
     if threads:
         torch.set_num_threads(threads)
-    entries = read_samples(samples)
+    if entries is None:
+        entries = read_samples(samples, validate=validate)
     n_processes, first = distributed.size(), distributed.rank() == 0
     micro, accumulated = distributed.split_batch(batch_size, n_processes, micro_batch_size)
     folder = Path(checkpoint_folder or f"{str(out).rstrip('/')}.checkpoints")
@@ -180,14 +184,15 @@ def finetune(
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def finetune_kept(samples, plain_samples, plain_adapter, plain_log, out, log, **options):
+def finetune_kept(samples, plain_samples, plain_adapter, plain_log, out, log, validate=True, **options):
     """`finetune` on what a defence kept; where it kept everything, the plain fine-tune's adapter and loss are copied.
 
     plain_samples, plain_adapter, plain_log: of the fine-tune on everything, done with the same options. Returns whether
     it was copied: no fine-tune is done twice.
     """
-    if read_samples(samples) != read_samples(plain_samples):
-        finetune(samples=samples, out=out, log=log, **options)
+    kept = read_samples(samples, validate=validate)
+    if kept != read_samples(plain_samples, validate=validate):
+        finetune(samples=samples, entries=kept, out=out, log=log, **options)
         return False
     if distributed.rank() > 0:
         return True
