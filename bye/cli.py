@@ -1,11 +1,15 @@
-"""The command line: `bye STAGE ...` or `python -m bye STAGE ...`, one stage of the workflow a call."""
+"""The command line: `bye STAGE ...` or `python -m bye STAGE ...`, one stage of the workflow a call.
+
+A stage has options of its own, and those of the methods that it runs: what `--tuning` names brings its settings.
+"""
 
 import argparse
 import gc
+import json
 import os
 import sys
 
-from bye import __version__
+from bye import __version__, registry
 from bye.errors import ByeError
 from bye.machine import devices, distributed, processes
 from bye.stages import STAGES
@@ -14,6 +18,8 @@ KNOBS = {  # stage -> config key that says how much a GPU holds at once
     "finetune": "models.KEY.finetune.micro_batch_size",
     **dict.fromkeys(("attention", "sentinet", "evaluate"), "models.KEY.inference_batch_size"),
 }
+READERS = {"integer": int, "number": float, "string": str, "object": json.loads}  # of an option's text, by JSON type
+STAGE, GPUS = "_stage", "_gpus"  # where the parser puts them: no setting of a method is called so
 BAD_INPUT = 2  # exit status for a problem that the user can mend
 
 
@@ -21,12 +27,16 @@ def main(arguments=None):
     """Run one stage and exit: 0 when it is done, 2 with one sentence on stderr for bad input, 130 when interrupted."""
     processes.end_with_parent()
     gc.set_threshold(100_000)  # of the 400,000 objects that come with torch and transformers few are garbage
-    options = vars(parser().parse_args(arguments))
-    name, gpus, n_processes = options.pop("stage"), options.pop("gpus"), options.pop("processes", 1)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = vars(parser(arguments).parse_args(arguments))
+    except ByeError as error:
+        fail(str(error))
+    name, gpus, n_processes = options.pop(STAGE), options.pop(GPUS), options.pop("processes", 1)
     try:
         devices.take(gpus)
         if n_processes > 1 and distributed.size() == 1:
-            sys.exit(distributed.launch(n_processes, sys.argv[1:] if arguments is None else arguments))
+            sys.exit(distributed.launch(n_processes, arguments))
         with distributed.speaking_as_one():
             STAGES[name].run(**options)
     except (ByeError, MemoryError) as error:
@@ -67,14 +77,97 @@ def out_of_gpu_memory(stage, options):
     return f"out of GPU memory with {key} at 1; take a GPU with more memory"
 
 
-def parser():
-    """Return the argument parser with one sub-command a stage."""
+def parser(arguments=()):
+    """Return the argument parser with one sub-command a stage, in full for the stage that `arguments` name.
+
+    That one takes the settings of its methods too, those that `arguments` name or the stage's defaults. Raises ByeError
+    for an unknown kind of method, and for a file of a method that does not say what it must.
+    """
     top = argparse.ArgumentParser(prog="bye", description="Backdoor cleaning of vision-language fine-tuning sets.")
     top.add_argument("--version", action="version", version=f"bye {__version__}")
-    top.add_argument("--gpus", type=int, default=0, help="GPUs to take of those that the workflow announced")
-    stages = top.add_subparsers(dest="stage", metavar="STAGE", required=True)
+    top.add_argument("--gpus", dest=GPUS, type=int, default=0, help="GPUs to take of those that the workflow announced")
+    stages = top.add_subparsers(dest=STAGE, metavar="STAGE", required=True)
+    named = next((word for word in arguments if word in STAGES), None)  # at most --gpus and a number stand before it
     for name, stage in STAGES.items():
-        sub = stages.add_parser(name, help=stage.summary, description=stage.summary)
+        sub = stages.add_parser(name, help=stage.summary, description=stage.summary, allow_abbrev=False)
         for flags, settings in stage.options:
             sub.add_argument(*flags, **settings)
+        if name == named:
+            add_methods(sub, stage.methods, arguments)
     return top
+
+
+def add_methods(sub, sorts, arguments):
+    """Add the settings of methods to the parser of a stage, as options.
+
+    sorts: pairs of the option that holds a method's kind, one of the parser's, and the method's sort.
+    """
+    for option, sort in sorts:
+        first = argparse.ArgumentParser(prog=sub.prog, usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+        first.add_argument(f"--{option.replace('_', '-')}", dest=option, default=sub.get_default(option))
+        kind = getattr(first.parse_known_args(arguments)[0], option)
+        if kind is None:
+            continue  # it has no default, and the parser will ask for it
+        method = registry.find(sort, kind)
+        group = sub.add_argument_group(f"settings of the {sort} {kind}")
+        for flags, settings in options_of(method):
+            try:
+                group.add_argument(*flags, **settings)
+            except argparse.ArgumentError:
+                raise ByeError(
+                    f"{method.path} has a setting with the name of another option, {flags[0]}; rename the setting"
+                ) from None
+
+
+def options_of(method):
+    """Return a method's settings as options: [(flags, keyword arguments of argparse's add_argument), ...]."""
+    return [((f"--{name.replace('_', '-')}",), _option(setting)) for name, setting in method.settings.items()]
+
+
+def _option(setting):
+    schema, text = setting.schema, setting.text
+    option = {"required": True} if setting.required else {"default": setting.default}
+    kinds = _types(schema)
+    if kinds == ["boolean"]:
+        return option | {"help": text.replace("%", "%%"), "action": argparse.BooleanOptionalAction}
+    if "array" in kinds:
+        option["nargs"] = "+"
+        schema = schema.get("items", {})
+    if "enum" in schema:
+        option["choices"] = [value for value in schema["enum"] if value is not None]
+    if not setting.required and setting.default is not None:
+        default = setting.default
+        shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
+        text = f"{text} (default: {shown})".strip()
+    return option | {"help": text.replace("%", "%%"), "type": _reader(schema)}
+
+
+def _types(schema):
+    """The JSON types that a schema allows, null left out: of an enum, those of its values."""
+    if "enum" in schema:
+        values = [value for value in schema["enum"] if value is not None]
+        return list(dict.fromkeys(registry.TYPES[type(value).__name__] for value in values))
+    listed = schema.get("type", "string")
+    return [kind for kind in (listed if isinstance(listed, list) else [listed]) if kind != "null"]
+
+
+def _reader(schema):
+    """A function from the text of an option to the value that it stands for, of the first type of READERS that fits."""
+    kinds = [kind for kind in READERS if kind in _types(schema)]
+
+    def read(text):
+        from jsonschema import Draft202012Validator
+
+        for kind in kinds:
+            try:
+                value = READERS[kind](text)
+            except ValueError:
+                continue
+            if "enum" in schema:
+                return value  # argparse compares it with the choices
+            for error in Draft202012Validator(schema).iter_errors(value):
+                raise argparse.ArgumentTypeError(error.message)
+            return value
+        raise argparse.ArgumentTypeError(f"{text!r} is no {' or '.join(kinds)}")
+
+    return read

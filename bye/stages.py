@@ -1,5 +1,6 @@
 """The stages of the workflow as sub-commands: their options, and the function of the package that does each.
 
+What a stage's methods take stands in their files: `methods` names the options that hold their kinds (`bye.registry`).
 Imports stand inside the functions, so that a stage loads only what it needs (a table must not wait for torch).
 """
 
@@ -16,13 +17,18 @@ class Stage:
     run: Callable
     summary: str
     options: tuple
+    methods: tuple = ()  # (option that holds a method's kind, its sort), ...
 
 
-def stage(name, *options):
-    """Register a function as a sub-command; its docstring is the help text, its parameters are the options' names."""
+def stage(name, *options, methods=()):
+    """Register a function as a sub-command; its docstring is the help text, its parameters are the options' names.
+
+    methods: pairs of an option that holds the kind of a method and the sort of it; the settings of that method are
+    options too, and come to the function as keyword arguments.
+    """
 
     def register(function):
-        STAGES[name] = Stage(function, function.__doc__, options)
+        STAGES[name] = Stage(function, function.__doc__, options, methods)
         return function
 
     return register

@@ -4,6 +4,7 @@ import inspect
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from small_workflow import ROOT
@@ -12,6 +13,7 @@ import bye.answers.evaluate
 import bye.cli
 import bye.extraction.attention
 import bye.methods.defences.zip
+import bye.stages
 import bye.training.finetune
 from bye.errors import ByeError
 from bye.stages import STAGES, Stage
@@ -98,3 +100,99 @@ def test_module_and_missing_file(tmp_path):
     assert process.returncode == 2
     assert process.stderr == "bye: error: no such.json does not exist; check the path\n"
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- methods that bring their settings -------------------------------------------------------------------------------
+
+OWN_TRIGGER = '''
+from typing import Annotated, Literal
+
+def apply(
+    pixels,
+    *,
+    rng,
+    side: Annotated[int, {"minimum": 1}],
+    share: Annotated[float, {"maximum": 1}] = 0.5,
+    corner: Literal["left", "right"] = "left",
+    stage: int | None = None,
+    size: int | Literal["auto"] = 3,
+    colours: list[Literal["red", "blue"]] | None = None,
+    numbers: list[float] = (1, 2.5),
+    solid: bool = True,
+):
+    """Paint. side: edge of it, pixels; share: of 100 % of them; solid: without holes."""
+'''
+
+
+@pytest.fixture
+def painted(monkeypatch, tmp_path):
+    """A stage that runs a trigger, and the calls of it."""
+    calls = []
+
+    def paint(**options):
+        calls.append(options)
+
+    options = (bye.stages.need("--trigger", "which"), bye.stages.may("--text", "none", "any"), bye.stages.SEED)
+    monkeypatch.setitem(STAGES, "paint", Stage(paint, "It paints.", options, (("trigger", "trigger"),)))
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(OWN_TRIGGER)
+    return calls
+
+
+def refused(capsys, *arguments):
+    """What the command line says to arguments that it refuses."""
+    with pytest.raises(SystemExit) as ended:
+        bye.cli.main(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_method_brings_its_settings_as_options(painted):
+    bye.cli.main(["paint", "--side", "7", "--trigger", "own.py", "--text", "paint"])
+    defaults = {"share": 0.5, "corner": "left", "stage": None, "size": 3, "colours": None, "numbers": (1, 2.5)}
+    assert painted.pop() == {"trigger": "own.py", "text": "paint", "seed": 0, "side": 7, **defaults, "solid": True}
+    words = "--side 1 --share 1 --corner right --stage 2 --size auto --colours red blue --numbers 3 --no-solid"
+    bye.cli.main(["--gpus", "0", "paint", "--trigger=own.py", *words.split()])
+    changed = {"share": 1.0, "corner": "right", "stage": 2, "size": "auto", "colours": ["red", "blue"]}
+    changed |= {"numbers": [3.0], "solid": False}
+    assert painted.pop() == {"trigger": "own.py", "text": "none", "seed": 0, "side": 1, **changed}
+
+
+def test_help_shows_the_settings_of_the_method_that_is_named(painted, capsys):
+    for arguments, told, untold in (
+        (["--trigger", "own.py"], "settings of the trigger own.py: --side SIDE edge of it, pixels", "None"),
+        ([], "--trigger TRIGGER which", "settings of"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            bye.cli.main(["paint", *arguments, "--help"])
+        assert ended.value.code == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert told in text and untold not in text
+    assert "--trigger" in refused(capsys, "paint", "--side", "7")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", "the following arguments are required: --side"),
+        ("--side 0", "argument --side: 0 is less than the minimum of 1"),
+        ("--side 1.5", "argument --side: '1.5' is no integer"),
+        ("--side 1 --corner top", "argument --corner: invalid choice: 'top'"),
+        ("--side 1 --colours red green", "argument --colours: invalid choice: 'green'"),
+        ("--side 1 --share 1.1", "argument --share: 1.1 is greater than the maximum of 1"),
+        ("--side 1 --sol", "unrecognized arguments: --sol"),
+    ],
+)
+def test_a_wrong_setting_is_refused(painted, capsys, words, told):
+    assert told in refused(capsys, "paint", "--trigger", "own.py", *words.split())
+
+
+def test_an_unknown_kind_and_a_file_that_is_no_method(painted, capsys):
+    assert refused(capsys, "paint", "--trigger", "sparkle").startswith("bye: error: unknown trigger 'sparkle'; known: ")
+    assert refused(capsys, "paint", "--trigger", "no.py").startswith("bye: error: there is no file no.py for a trigger")
+    Path("empty.py").write_text("")
+    assert "must have one function apply, and has 0" in refused(capsys, "paint", "--trigger", "empty.py")
+    Path("clash.py").write_text("def apply(pixels, *, text: str = 'a'): pass")
+    told = refused(capsys, "paint", "--trigger", "clash.py")
+    assert told.endswith("clash.py has a setting with the name of another option, --text; rename the setting\n")
+    assert not painted
