@@ -23,15 +23,8 @@ from transformers import AutoModelForImageTextToText
 import bye.data.samples
 from bye.errors import ByeError
 from bye.models import load_model
-from bye.training.finetune import (
-    IGNORED,
-    ChosenPositions,
-    FeatureTrainer,
-    add_to_weights,
-    collate,
-    finetune,
-    finetune_kept,
-)
+from bye.training.finetune import add_to_weights, finetune, finetune_kept
+from bye.training.trainer import IGNORED, ChosenPositions, FeatureTrainer, collate
 
 EVERY = pytest.mark.parametrize("family", TEMPLATES)
 OF_ANY_SIZE = pytest.mark.parametrize("family", ["llava", "llava_next", "qwen3_vl"])
