@@ -151,7 +151,7 @@ def _add(entry, method, settings):
 
 
 def _divide(entry, method):
-    """Say which keys a dataset needs: sizes and metric of one with official splits; its folder where that has a name."""
+    """Say which keys a dataset needs: sizes and metric where it has official splits; its folder by its own name."""
     if method.divided:
         entry["required"] += ["train", "test", "metric"]
     if method.root != "root":

@@ -48,7 +48,7 @@ class Workflow:
         return [key for key in self.config["defences"] if self.method(key).acts_on == what]
 
     def detectors(self):
-        """Return {rule name: keys of the detectors that it runs}: those that write the same files beside their flags."""
+        """Return {rule name: keys of the detectors that it runs}: those that write the same files beside flags."""
         rules = {}
         for key in self.acting_on("training set"):
             rules.setdefault(definition.detect_rule(self.method(key)), []).append(key)
@@ -428,7 +428,7 @@ def as_options(values):
 
 
 def record_name(rule, output):
-    """Return where a rule's log and benchmark lie: RULE/WILDCARDS, by the wildcards in the pattern of its first output."""
+    """Return where a rule's log and benchmark lie: RULE/WILDCARDS, by the wildcards of its first output."""
     wildcards = dict.fromkeys(re.findall(r"{(\w+)", str(output)))
     names = [f"s{{{name}}}" if name == "seed" else f"{{{name}}}" for name in wildcards]
     return f"{rule}/{'.'.join(names)}" if names else rule

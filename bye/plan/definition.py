@@ -1,13 +1,13 @@
 """What the stage `table` is told of an entry of the config section tables, as JSON values."""
 
-from bye.plan.entries import cells, columns, distinct, method_of, names, rows_of
+from bye.plan.entries import LISTS, cells, columns, distinct, method_of, names, rows_of
 from bye.plan.paths import BENCHMARKS, UNTOUCHED
 from bye.registry import COLUMNS as FEATURES
 from bye.report.columns import PAPER
 
 
 def definition(config, name):
-    """Return what the stage `table` is told of an entry, as JSON values: columns, order, captions, texts of settings."""
+    """Return what the stage `table` is told of an entry, as JSON values: columns, order, caption, texts of settings."""
     entry = config["tables"][name]
     told = {"caption": entry["caption"], "rows": rows_of(entry), "columns": columns(entry)}
     told |= {key: entry[key] for key in ("sort", "best", "pivot") if key in entry}
@@ -15,6 +15,7 @@ def definition(config, name):
         return told | {"formats": {key: config["datasets"][key]["format"] for key in names(config, entry, "datasets")}}
     if rows_of(entry) == "layers":
         return told
+    told |= {section: names(config, entry, section) for section in LISTS} | {"seeds": config["seeds"]}
     runs = cells(config, name)
     shown = {column.get("column") for column in told["columns"]}
     for column in told["columns"]:
@@ -30,9 +31,10 @@ def definition(config, name):
     if shown & {"note", "told"} or "best" in entry:
         told["reads"] = {key: sorted(method_of(config, key).reads) for key in distinct(cell.defence for cell in runs)}
     if "seconds" in shown:
-        told["benchmarks"] = {f"{cell.defence}/{cell.attack}": [] for cell in runs}
+        told["benchmarks"] = {}
         for cell in runs:
-            told["benchmarks"][f"{cell.defence}/{cell.attack}"] += benchmarks(config, cell)
+            key = f"{cell.model}/{cell.defence}/{cell.dataset}/{cell.attack}"
+            told["benchmarks"].setdefault(key, []).extend(benchmarks(config, cell))
     if shown & set(PAPER) or entry.get("paper", {}).get("facts"):
         told["paper"] = _paper(config, entry, runs)
     return told

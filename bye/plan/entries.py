@@ -101,7 +101,7 @@ def columns(entry):
 
 
 def shows(column, cell):
-    """Whether a column has a number for a cell: it may be of some defences only, or exist only where there is poison."""
+    """Whether a column has a number for a cell: it may be of some defences only, or exist only where poison is."""
     if column.get("defences") and cell.defence not in column["defences"]:
         return False
     return cell.attack != UNTOUCHED or not needs_poison(column.get("column"))

@@ -65,7 +65,8 @@ def _column_problems(config, name):
             return
         for key in [*column.get("defences", []), *([column["defence"]] if "defence" in column else [])]:
             if key not in config["defences"]:
-                yield f"{where}.columns names the unknown defence {key!r}; config knows: {', '.join(config['defences'])}"
+                known = ", ".join(config["defences"])
+                yield f"{where}.columns names the unknown defence {key!r}; config knows: {known}"
                 return
     if "columns" not in entry:
         return
@@ -99,9 +100,6 @@ def _cell_problems(config, name):
                 f"{method.acts_on}; leave it out, or give the column the defences that have it"
             )
             return
-        if column.get("column") == "seconds" and method.acts_on != "training set":
-            yield f"{where}.columns: seconds are those of a detector, and {owner.defence} is none; leave it out"
-            return
 
 
 def _ambiguous(config, name):
@@ -113,9 +111,9 @@ def _ambiguous(config, name):
     for key in IDENTITY.values():
         values = {getattr(cell, key) for cell in cells(config, name)}
         if len(values) > 1 and not shown & telling.get(key, {key}) and turned != key:
-            column = "method" if key == "defence" else key
+            column, found = "method" if key == "defence" else key, ", ".join(sorted(map(str, values)))
             yield (
-                f"config key tables.{name} has cells of several {SECTIONS[key]} ({', '.join(sorted(map(str, values)))}) "
+                f"config key tables.{name} has cells of several {SECTIONS[key]} ({found}) "
                 f"and no column that says which; add the column {column}"
             )
 

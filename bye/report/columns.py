@@ -88,7 +88,13 @@ TEXTS = {
 }
 # Columns that come from no file of the cell: what a defence is told beside the training set, its time, what it may
 # claim.
-DERIVED = ("told", "seconds", "note", "rate")
+TOLD, SECONDS = "told", "seconds"
+DERIVED = (TOLD, SECONDS, "note", "rate")
+TITLES = {  # of numbers, where they are rows
+    **{name: measure.title for name, measure in MEASURES.items()},
+    TOLD: "Auxiliary data used",
+    SECONDS: "Seconds per 1,000 samples",
+}
 PAPER = {f"paper_{metric}": metric for metric in ("CP", "ASR", "P", "R", "F1")}
 DATASET_COLUMNS = (
     *("dataset", "format", "train", "test", "paper_train", "paper_test", "task", "metric", "answer"),
@@ -108,6 +114,8 @@ KNOWN = {  # what rows an entry may have, and the columns of each
 def file_of(column):
     """Return the file of a cell that a column is read from, or None."""
     found = MEASURES.get(column) or TEXTS.get(column)
+    if column == SECONDS:
+        return "flags.parquet"  # how many samples the time was taken for
     return found.file if found else None
 
 

@@ -60,10 +60,11 @@ def finetune(
     model: folder or hub id; images: image root; epochs: float; batch_size: samples an optimiser step over all processes
     (`bye.machine.distributed`), of which each has micro_batch_size at most in memory at once; warmup: share of the
     steps; adam_epsilon: of AdamW, gradients far below it hardly count; lora_targets: names of the decoder's linear
-    layers that LoRA adapts, by default all; lora_projector: adapt the projector's too; checkpoints: how many times along the run
-    its state is kept, in checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features:
-    encode each distinct image once and keep the result in memory; quantization: see `bye.models.family.load`; validate:
-    check the samples file, which is not needed where the suite wrote it; entries: its content, if it is read already.
+    layers that LoRA adapts, by default all; lora_projector: adapt the projector's too; checkpoints: how many times
+    along the run its state is kept, in checkpoint_folder (default `<out>.checkpoints`), which is removed at the end;
+    cache_features: encode each distinct image once and keep the result in memory; quantization: see
+    `bye.models.family.load`; validate: check the samples file, which is not needed where the suite wrote it; entries:
+    its content, if it is read already.
 
     Loss is on answer tokens only, averaged over those of the whole batch. The same arguments, seed and numbers of
     processes and threads give the same bytes, killed and resumed or not; with other numbers the result is the same but
