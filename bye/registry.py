@@ -8,6 +8,7 @@ configuration is checked without importing what the method needs; `Method.load` 
 
 import ast
 import importlib.util
+import re
 import sys
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
@@ -295,8 +296,8 @@ def _meaning(name, text):
         before, found, after = text.partition(mark)
         if found and (not before or not (before[-1].isalnum() or before[-1] == "_")):
             words = " ".join(after.split())
-            end = min((place for place in (words.find(";"), words.find(". ")) if place >= 0), default=len(words))
-            return words[:end].rstrip(".")
+            end = re.search(r";|\. (?=[A-Z])|\.?$", words)
+            return words[: end.start()]
     return ""
 
 

@@ -176,23 +176,24 @@ def poison_rate_figure(table, out):
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
 
 
-def maps_figure(maps, samples, images, labels, out):
+def maps_figure(attacks, out):
     """Draw attention maps over the layers, clean above poisoned, on the samples' own images (Fig. 2).
 
     Parameters
     ----------
-    maps : path of the npz file of `bye.extraction.attention.example_maps`.
-    samples, images : the training samples and their image folder.
-    labels : path of the labels.
+    attacks : list of (name, maps, samples, images, labels): the npz file of `bye.extraction.maps.example_maps`, the
+        training samples, their image folder and their labels.
     out : path of the picture, PNG or PDF.
     """
-    rows = _examples(maps, samples, images, labels)
-    layers = rows[0].maps.shape[0]
+    rows = [(name, example) for name, *files in attacks for example in _examples(*files)]
+    layers = rows[0][1].maps.shape[0]
     with _figure(out, (0.4 + 1.45 * (layers + 1), 0.3 + 1.55 * len(rows))) as figure:
         grid = figure.subplots(len(rows), layers + 1, squeeze=False)
-        for axes_row, example in zip(grid, rows, strict=True):
+        for axes_row, (name, example) in zip(grid, rows, strict=True):
             _draw_map(axes_row[0], example.image, None)
-            axes_row[0].set_ylabel("poisoned" if example.poisoned else "clean", color=LOW if example.poisoned else HIGH)
+            kind = "poisoned" if example.poisoned else "clean"
+            label = f"{name}\n{kind}" if len(attacks) > 1 else kind
+            axes_row[0].set_ylabel(label, color=LOW if example.poisoned else HIGH)
             for layer, axes in enumerate(axes_row[1:]):
                 _draw_map(axes, example.image, example.maps[layer])
                 axes.set_xlabel(f"{_entropy(example.maps[layer]):.2f} nats", fontsize=8)
@@ -204,7 +205,7 @@ def maps_figure(maps, samples, images, labels, out):
 def triggers_figure(attacks, out):
     """Draw for each attack a poisoned image and its attention in the layer where it is sharpest (Fig. 5).
 
-    attacks : list of (name, maps, samples, images, labels), paths as in `maps_figure`.
+    attacks: list of (name, maps, samples, images, labels), paths as in `maps_figure`.
     """
     with _figure(out, (0.4 + 1.9 * len(attacks), 4.1)) as figure:
         grid = figure.subplots(2, len(attacks), squeeze=False)

@@ -6,31 +6,13 @@ from pathlib import Path
 from bye.errors import ByeError
 from bye.files import read_text, replacing, write_text
 
-# Name of each target, and its title; in the order of the page.
-TARGETS = {
-    "table1": "Table 1: clean performance and attack success",
-    "purified": "Images before and after purification by ZIP",
-    "table2": "Table 2: detection of the poisoned samples",
-    "figure3": "Figure 3: entropy of clean and poisoned samples",
-    "layers": "BSI and AUROC of every layer",
-    "figure2": "Figure 2: attention over the layers",
-    "table3": "Table 3: several triggers in an image",
-    "table4": "Table 4: the datasets as loaded",
-    "table5": "Table 5: the threshold of the BSI",
-    "table6": "Table 6: other triggers",
-    "figure5": "Figure 5: trigger designs and their attention",
-    "table7": "Table 7: clustering",
-    "figure4": "Figure 4: without layer selection, without the mixture",
-    "table8": "Table 8: BYE against SentiNet",
-    "poison_rate": "Share of poison",
-}
 
-
-def results_page(results, notes, out, facts, title, options=""):
+def results_page(entries, results, notes, out, facts, title, options=""):
     """Write the page of the targets that a results folder has.
 
     Parameters
     ----------
+    entries : the config section tables: its entries are the targets, in the order of the page.
     results : folder with tables (.md) and figures (.png).
     notes : folder with our reading: intro.md and TARGET.md, each where there is something to say.
     out : path of the page; figures are copied to the folder `figures` beside it.
@@ -46,7 +28,8 @@ def results_page(results, notes, out, facts, title, options=""):
     results, notes, out = Path(results), Path(notes), Path(out)
     parts = [f"# {title}\n", _note(notes, "intro"), "".join(f"- {fact}\n" for fact in facts)]
     found = 0
-    for name, title in TARGETS.items():
+    for name, entry in entries.items():
+        title = titled(entry)
         table, figure = results / f"{name}.md", results / f"{name}.png"
         files = [path for path in (table, figure) if path.is_file()]
         if not files:
@@ -70,3 +53,11 @@ def results_page(results, notes, out, facts, title, options=""):
 def _note(folder, name):
     path = folder / f"{name}.md"
     return read_text(path) if path.is_file() else ""
+
+
+def titled(entry):
+    """Return the heading of an entry: "Table 1: clean performance and attack success", or its caption alone."""
+    title, caption = entry.get("title"), entry["caption"]
+    first = caption.split()[0]
+    lowered = caption if first.isupper() else caption[0].lower() + caption[1:]
+    return f"{title}: {lowered}" if title else caption

@@ -19,11 +19,12 @@ from bye.data.samples import answer_of, read_samples
 from bye.errors import ByeError, counted
 from bye.files import read_csv, read_json, write_bytes, write_text
 from bye.machine import processes
+from bye.registry import kinds
+from bye.tools.configuration import find_workflow
 
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "bye"
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
-MODEL_TYPES = ("llava", "internvl", "llava_next", "qwen3_vl")  # model_type in config.json, and the family's name
 
 
 def clean(model, data, images, out, seed=0, rule="paper", tau=2.0, cores=None, configfile=None):
@@ -62,17 +63,6 @@ def clean(model, data, images, out, seed=0, rule="paper", tau=2.0, cores=None, c
     write_text(out / "summary.txt", summary + "\n")
     print(summary)
     return summary
-
-
-def find_workflow():
-    """Return the folder of the Snakefile: the clone that the package is imported from, or the working folder."""
-    for folder in (Path(__file__).resolve().parents[2], Path.cwd()):
-        if (folder / "Snakefile").is_file() and (folder / "rules" / "detect.smk").is_file():
-            return folder
-    raise ByeError(
-        "bye clean and bye doctor need the workflow's files, which an installed package does not contain; "
-        "install the package from its clone by `pip install -e .`, or run the command in the clone"
-    )
 
 
 def summarise(cell, n_samples, tau, out):
@@ -158,8 +148,8 @@ def _family(path):
     if not config.is_file():
         raise ByeError(f"{path} has no config.json, so it is no model folder")
     model_type = read_json(config).get("model_type")
-    if model_type not in MODEL_TYPES:
-        raise ByeError(f"{config}: model_type {model_type!r} is not one of {', '.join(MODEL_TYPES)}")
+    if model_type not in kinds("family"):
+        raise ByeError(f"{config}: model_type {model_type!r} is not one of {', '.join(kinds('family'))}")
     return model_type
 
 

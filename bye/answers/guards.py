@@ -1,0 +1,27 @@
+"""Guards: defences that act while a model answers."""
+
+from bye.cleaning.run import SampleSet
+from bye.errors import ByeError
+from bye.registry import find
+
+
+def guard_of(kind, settings, reference=None, reference_images=None):
+    """Return a function from the loaded family to its guard (`bye.models.guard.Guard`).
+
+    kind: of a defence that acts on generation, or the path of a .py file; settings: dict of its settings; reference:
+    samples file of clean samples, where it reads some, with their image folder. Raises ByeError for another defence,
+    and where what it reads was not given.
+    """
+    method = find("defence", kind)
+    if method.acts_on != "generation":
+        raise ByeError(f"defence {kind} acts on {method.acts_on}, not on generation; it is no guard")
+    if "reference" in method.reads and reference is None:
+        raise ByeError(f"guard {kind} reads clean samples; give --reference and --reference-images")
+    clean = None if reference is None else SampleSet(reference, reference_images)
+    function = method.bind("guard", settings)
+
+    def make(family):
+        given = {"reference": clean, "model": family}
+        return function(**{name: given[name] for name in method.functions["guard"].given})
+
+    return make

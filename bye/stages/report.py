@@ -1,0 +1,151 @@
+"""Stages that write tables, figures and pages."""
+
+from bye.files import parse_json
+from bye.stages.options import CELL_LABELS, CELLS, CONFIGFILES, PICTURES, may, need, stage
+
+
+def entry_of(text):
+    """Return the content of an option in JSON."""
+    return parse_json(text, "option --entry")
+
+
+@stage(
+    "table",
+    need("--entry", "what the table shows, as JSON: see bye.plan.definition", type=entry_of),
+    may("--cells", (), "result files of all cells, at their places in the path scheme", nargs="+", type=str),
+    may("--labels", (), "labels, .../DATASET/ATTACK/sSEED.parquet, where rows are layers", nargs="+", type=str),
+    may("--reference", (), "clean samples that defences were given", nargs="+", type=str),
+    need("--out", "CSV to write; Markdown and LaTeX go beside it"),
+)
+def table(entry, cells, labels, reference, out):
+    """Write a table of the configuration, the paper's numbers beside ours."""
+    from bye.report.tables import table
+
+    table(entry, out, cells, labels, reference)
+
+
+@stage(
+    "histograms-figure",
+    CELLS,
+    CELL_LABELS,
+    PICTURES,
+)
+def histograms_figure(cells, labels, out):
+    """Draw Figure 3: the histograms of many cells."""
+    from bye.report.figures import histograms_figure
+    from bye.report.tables import cells_of, labels_of
+
+    labels = labels_of(labels)
+    pairs = {
+        (cell["model"], cell["dataset"]): (cell["flags"], labels[cell["dataset"], cell["attack"], cell["seed"]])
+        for cell in cells_of(cells)
+    }
+    for path in out:
+        histograms_figure(pairs, path)
+
+
+@stage(
+    "bars-figure",
+    need("--table", "CSV with model, dataset, and the two columns below"),
+    may("--series", "variant", "column that names the bars"),
+    may("--value", "f1", "column with their heights"),
+    may("--ylabel", "F1 (%)", "label of the axis"),
+    PICTURES,
+)
+def bars_figure(table, out, **options):
+    """Draw Figure 4: a table as bars."""
+    from bye.report.figures import bars_figure
+
+    for path in out:
+        bars_figure(table, path, **options)
+
+
+@stage(
+    "poison-rate-figure",
+    need("--table", "CSV that poison-rate-table wrote"),
+    PICTURES,
+)
+def poison_rate_figure(table, out):
+    """Draw detection and attack success over the share of poison."""
+    from bye.report.figures import poison_rate_figure
+
+    for path in out:
+        poison_rate_figure(table, path)
+
+
+@stage(
+    "layers-figure",
+    need("--table", "CSV that layers-table wrote"),
+    may("--tau", 2.0, "threshold of the BSI"),
+    PICTURES,
+)
+def layers_figure(table, tau, out):
+    """Draw BSI and AUROC of every layer."""
+    from bye.report.figures import layers_figure
+
+    for path in out:
+        layers_figure(table, path, tau)
+
+
+OF_SAMPLES = (
+    need("--names", "attacks", nargs="+"),
+    need("--maps", "npz file of attention-maps of each", nargs="+"),
+    need("--samples", "training samples of each", nargs="+"),
+    need("--images", "image folder of each", nargs="+"),
+    need("--labels", "ground truth of each", nargs="+"),
+)
+
+
+@stage("maps-figure", *OF_SAMPLES, PICTURES)
+def maps_figure(names, maps, samples, images, labels, out):
+    """Draw Figure 2: attention maps over the layers, clean above poisoned."""
+    from bye.report.figures import maps_figure
+
+    for path in out:
+        maps_figure(list(zip(names, maps, samples, images, labels, strict=True)), path)
+
+
+@stage("triggers-figure", *OF_SAMPLES, PICTURES)
+def triggers_figure(names, maps, samples, images, labels, out):
+    """Draw Figure 5: a poisoned image of each attack and its attention."""
+    from bye.report.figures import triggers_figure
+
+    for path in out:
+        triggers_figure(list(zip(names, maps, samples, images, labels, strict=True)), path)
+
+
+@stage(
+    "purified-figure",
+    need("--names", "datasets", nargs="+"),
+    need("--samples", "of each: test samples, purified, triggered, triggered and purified", nargs="+"),
+    need("--images", "their image folders", nargs="+"),
+    PICTURES,
+)
+def purified_figure(names, samples, images, out):
+    """Draw test images before and after purification."""
+    from bye.report.figures import purified_figure
+
+    files = list(zip(samples, images, strict=True))
+    columns = {name: files[4 * index : 4 * index + 4] for index, name in enumerate(names)}
+    for path in out:
+        purified_figure(columns, path)
+
+
+@stage(
+    "results-page",
+    may("--results", "results", "folder with tables and figures"),
+    may("--notes", "docs/notes", "folder with what is to be said about them"),
+    may("--out", "docs/results.md", "page to write; figures go to the folder figures beside it"),
+    may("--facts", (), "lines on the run: commit, machine", nargs="*", type=str),
+    may("--title", "Results of a mini run", "title of the page"),
+    may("--options", "", "options that snakemake was given, for the commands on the page"),
+    CONFIGFILES,
+)
+def results_page(configfile, **options):
+    """Write one page with every table and figure of a run."""
+    from bye.report.page import results_page
+    from bye.tools.configuration import read_configuration
+
+    _, config = read_configuration(configfile)
+    count = results_page(entries=config["tables"], **options)
+    print(f"results-page: {count} targets in {options['out']}")
