@@ -106,8 +106,8 @@ def _ambiguous(config, name):
     """Rows that no column tells apart."""
     entry = config["tables"][name]
     shown = {column["name"] for column in columns(entry)} | {column.get("column") for column in columns(entry)}
-    turned = entry.get("pivot")
-    telling = {"attack": {"attack", "rate"}, "defence": {"method", turned, *_texts_by(columns(entry))}}
+    turned = IDENTITY.get(entry.get("pivot"))
+    telling = {"attack": {"attack", "rate"}, "defence": {"method", *_texts_by(columns(entry))}}
     for key in IDENTITY.values():
         values = {getattr(cell, key) for cell in cells(config, name)}
         if len(values) > 1 and not shown & telling.get(key, {key}) and turned != key:
