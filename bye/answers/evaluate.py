@@ -3,9 +3,8 @@
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.nn import functional as F
-from transformers import GenerationConfig
 
+from bye.answers.generate import generate
 from bye.data.samples import answer_of, id_of, read_samples
 from bye.errors import ByeError
 from bye.files import write_json, write_parquet
@@ -15,8 +14,6 @@ from bye.metrics.accuracy import is_correct
 from bye.metrics.asr import is_target
 from bye.metrics.cider import cider
 from bye.models import load_model
-from bye.models.family import pad, position_ids
-from bye.models.prefix import run_prefix
 from bye.models.workload import Workload
 
 METRICS = ("accuracy", "cider")
@@ -132,31 +129,3 @@ def answer(work, max_new_tokens, batch_size):
         answers |= found
     progress(len(work))
     return [answers[i] for i in range(len(work))]
-
-
-@torch.no_grad()
-def generate(family, prompts, features, owners, max_new_tokens):
-    """Greedy continuation of a batch of prompts up to an end token: a list of texts.
-
-    prompts: B Tokens; features: of distinct images; owners: which of these each prompt asks about. Where several ask
-    about one image, it is run once (`run_prefix`), where positions are simply counted.
-    """
-    device = family.model.device
-    shared, cache = run_prefix(family, prompts, features, owners) if family.counts_positions else (0, None)
-    ids = pad([prompt.ids[shared:] for prompt in prompts], 0).to(device)
-    mask = pad([np.ones(len(prompt.ids) - shared) for prompt in prompts], 0).to(device)
-    if shared:  # padding goes between what is in the cache and the question
-        mask = F.pad(mask, (shared, 0), value=1)
-        embeddings = F.pad(family.model.get_input_embeddings()(ids), (0, 0, shared, 0))  # what the cache has is unread
-        inputs = {"inputs_embeds": embeddings, "attention_mask": mask, "position_ids": position_ids(mask)}
-        inputs["past_key_values"] = cache
-    else:
-        inputs = family.inputs(ids, [features[image] for image in owners], mask)
-    end = sorted(family.end_token_ids)
-    output = family.model.generate(
-        **inputs,
-        generation_config=GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end[0], use_cache=True
-        ),
-    )
-    return [family.decode(row) for row in output]

@@ -13,6 +13,11 @@ def distinct(names):
     return list(number), [number[name] for name in names]
 
 
+def image_end(family, prompt):
+    """The number of a prompt's tokens up to the image's last one, that one counted too."""
+    return int(np.flatnonzero(prompt.ids == family.image_token_id)[-1]) + 1
+
+
 @torch.no_grad()
 def run_prefix(family, prompts, features, owners):
     """Run what prompts on the same image have in common: (its number of tokens, a cache with a row for each prompt).
@@ -22,10 +27,10 @@ def run_prefix(family, prompts, features, owners):
     """
     if 2 * len(features) > len(prompts):
         return 0, None
-    last = {int(np.flatnonzero(prompt.ids == family.image_token_id)[-1]) for prompt in prompts}
-    if len(last) > 1:
+    lengths = {image_end(family, prompt) for prompt in prompts}
+    if len(lengths) > 1:
         return 0, None
-    length = last.pop() + 1
+    length = lengths.pop()
     model = family.model.model
     one_of_each = [prompts[owners.index(image)].ids[:length] for image in range(len(features))]
     cache = DynamicCache(config=model.language_model.config)

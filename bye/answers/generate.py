@@ -1,0 +1,54 @@
+"""Greedy answers to a batch of prompts, which a guard may watch from the first token on."""
+
+import contextlib
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import GenerationConfig
+
+from bye.models.attention import record_decoder
+from bye.models.family import pad, position_ids
+from bye.models.guard import Guarding
+from bye.models.prefix import image_end, run_prefix
+
+
+@torch.no_grad()
+def generate(family, prompts, features, owners, max_new_tokens, guard=None):
+    """Greedy continuation of a batch of prompts up to an end token: a list of texts.
+
+    prompts: B Tokens; features: of distinct images; owners: which of these each prompt asks about. Where several ask
+    about one image, it is run once (`run_prefix`), where positions are simply counted. guard: a Guard, whose `caught`
+    is then that of these prompts, or None: the model's own attention.
+    """
+    device = family.model.device
+    shared, cache = run_prefix(family, prompts, features, owners) if family.counts_positions else (0, None)
+    ids = pad([prompt.ids[shared:] for prompt in prompts], 0).to(device)
+    mask = pad([np.ones(len(prompt.ids) - shared) for prompt in prompts], 0).to(device)
+    if shared:  # padding goes between what is in the cache and the question
+        mask = F.pad(mask, (shared, 0), value=1)
+        embeddings = F.pad(family.model.get_input_embeddings()(ids), (0, 0, shared, 0))  # what the cache has is unread
+        inputs = {"inputs_embeds": embeddings, "attention_mask": mask, "position_ids": position_ids(mask)}
+        inputs["past_key_values"] = cache
+    else:
+        inputs = family.inputs(ids, [features[image] for image in owners], mask)
+    end = sorted(family.end_token_ids)
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end[0], use_cache=True
+    )
+    with contextlib.nullcontext() if guard is None else _watched(family, guard, prompts, shared):
+        output = family.model.generate(**inputs, generation_config=settings)
+    return [family.decode(row) for row in output]
+
+
+def _watched(family, guard, prompts, shared):
+    """The context of a guard over prompts whose first `shared` tokens are in a cache, then padding and the rest."""
+    record_decoder(family.model)
+    after_image = [np.arange(len(prompt.ids)) >= image_end(family, prompt) for prompt in prompts]
+    roles = _lay_out([prompt.roles for prompt in prompts], shared, -1).to(family.model.device)
+    return Guarding(guard, roles, _lay_out(after_image, shared, 0).to(roles.device).bool())
+
+
+def _lay_out(rows, shared, value):
+    """Stack a number a token as the batch has its tokens: (B, N) int64."""
+    return torch.cat([pad([row[:shared] for row in rows], value), pad([row[shared:] for row in rows], value)], dim=1)

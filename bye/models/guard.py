@@ -1,0 +1,82 @@
+"""Guards: they see the decoder's attention before an answer's first token and may hide tokens from the rest of it.
+
+A guard changes no weights and no pixels. What it hides is hidden in all layers after the one where it said so, over the
+prompt and at every token of the answer, from the queries after the image's last token. Earlier queries are left as they
+are: so an image that several questions share can be run once (`run_prefix`), and an answer is the one that forward
+passes over prompt and answer, without any cache, would give.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from bye.models.attention import Observer, attention_row
+
+
+class Guard:
+    """A guard that catches nothing; others are subclasses of it.
+
+    layers: numbers of the decoder layers that it wants to see, or None for all. caught: (B,) bool, which samples of the
+    batch that was begun last it has flagged.
+    """
+
+    layers = None
+
+    def begin(self, roles):
+        """Begin a batch. roles: (B, N) of the prompts' tokens, -1 on padding, which may stand anywhere."""
+        self.caught = torch.zeros(len(roles), dtype=torch.bool, device=roles.device)
+
+    def see(self, layer, row, roles):
+        """Look at a layer and return what is to be hidden: (B, N) bool, keys of the prompts, or None for nothing.
+
+        Called for each of `layers`, from the first to the last. row: (B, H, N) float32, the last prompt token's
+        attention, 0 on padding and on what is hidden already, which stays so.
+        """
+
+
+class Guarding(Observer):
+    """Context in which a Guard watches a batch that is answered by a model prepared by `record_decoder`.
+
+    roles: (B, N) of the prompts' tokens, -1 on padding; the last token of a row is the prompt's last; after_image:
+    (B, N) bool, the tokens after the image's last. The first call of each layer must be for the prompts, or, where
+    their first tokens are in a cache, for the rest of them.
+    """
+
+    def __init__(self, guard, roles, after_image):
+        self.guard, self.roles, self.after_image = guard, roles, after_image
+        self.hidden = None  # (B, N) from the layers after this one
+        self.hidden_in = {}  # the same, by layer
+        guard.begin(roles)
+
+    def attend(self, layer, query, key, mask, scaling):
+        answering = layer in self.hidden_in
+        if not answering:
+            self.hidden_in[layer] = self.hidden
+        hidden, n_queries = self.hidden_in[layer], query.shape[2]
+        if hidden is not None:
+            queries = self.after_image[:, -n_queries:]
+            mask = hide(hidden, torch.ones_like(queries) if answering else queries, key.shape[2], mask, query.dtype)
+        if not answering and (self.guard.layers is None or layer in self.guard.layers):
+            last = torch.full((len(query),), n_queries - 1, device=query.device)
+            found = self.guard.see(layer, attention_row(query, key, mask, scaling, last), self.roles)
+            if found is not None and found.any():
+                self.hidden = found if self.hidden is None else self.hidden | found
+        return mask
+
+
+def hide(hidden, queries, length, mask, dtype):
+    """Return the additive mask (B, 1, M, length) that masks what `mask` does and hides some keys from some queries.
+
+    hidden: (B, N) bool, which of the first N keys; queries: (B, M) bool, from which queries; mask: None (causal) or
+    (B or 1, 1, M, length), boolean or additive. The biases are finite: the lowest number of `dtype` on what is masked,
+    half of it on what is hidden. Beside a key that can be seen, both have no weight at all; a query that has nothing
+    left to see looks at what is hidden from it, and is no NaN.
+    """
+    lowest = torch.finfo(dtype).min
+    if mask is None:
+        n_queries = queries.shape[1]
+        mask = torch.ones(1, 1, n_queries, length, dtype=torch.bool, device=hidden.device).tril(length - n_queries)
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, lowest)
+    pairs = queries[:, :, None] & F.pad(hidden, (0, length - hidden.shape[1]))[:, None]  # (B, M, length)
+    bias = torch.zeros_like(pairs, dtype=dtype).masked_fill(pairs, lowest / 2)
+    return torch.minimum(mask, bias[:, None])
