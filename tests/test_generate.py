@@ -1,11 +1,15 @@
 """Answers under a guard, against eager attention with the tokens masked by hand, one sample at a time from pixels."""
 
+import json
+
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
 from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 
+from bye.answers.evaluate import evaluate
 from bye.answers.generate import generate
 from bye.models import load_model
 from bye.models.guard import Guard, hide
@@ -180,3 +184,28 @@ def test_hidden_keys_join_the_mask_that_there_is():
         assert torch.equal(hide(hidden, queries, 4, mask, torch.float32), expected)
     answering = hide(hidden, torch.ones(2, 1, dtype=torch.bool), 6, None, torch.float32)  # two more in the cache
     assert torch.equal(answering, torch.tensor([[0, lowest / 2, 0, 0, 0, 0], [0.0] * 6])[:, None, None])
+
+
+def test_the_stage_says_what_was_caught(root, tmp_path):
+    samples = []
+    for number, question in enumerate(QUESTIONS):
+        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "x"}]
+        samples.append({"id": f"s{number}", "image": f"{number}.png", "conversations": turns})
+    (tmp_path / "samples.json").write_text(json.dumps(samples))
+    files = tmp_path / "samples.json", root, tmp_path / "p.parquet", tmp_path / "eval.json", "accuracy"
+    options = {"triggered": tmp_path / "samples.json", "triggered_images": root, "target": "x", "max_new_tokens": 4}
+    evaluate(root / "llava", None, *files, **options)
+    plain, result = pyarrow.parquet.read_table(files[2]), json.loads(files[3].read_text())
+    families = []
+
+    def guard(family):
+        families.append(family)
+        return Hider(0, share=0.0)
+
+    evaluate(root / "llava", None, *files, **options, batch_size=2, guard=guard)
+    table = pyarrow.parquet.read_table(files[2])
+    assert [family.model_type for family in families] == ["llava"]
+    assert table.drop_columns("caught").equals(plain) and "caught" not in plain.column_names
+    # by length: a and b, Is it red? and What is it?, What is in ...; the first of each batch is caught
+    assert table["caught"].to_pylist() == [False, True, True, True, False] * 2
+    assert json.loads(files[3].read_text()) == {**result, "caught_clean": 60.0, "caught_triggered": 60.0}

@@ -38,13 +38,15 @@ def evaluate(
     device="auto",
     dtype="auto",
     validate=True,
+    guard=None,
 ):
     """Answer the clean test samples and, if given, the triggered ones; write predictions.parquet and eval.json.
 
     CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; ASR is the share of triggered
-    samples, in per cent, whose output is `target`. adapter may be None: the base model; validate: check the
-    samples files, which is not needed where the suite wrote them. Several processes (`bye.machine.distributed`) share
-    the samples, and the first one writes. Raises ByeError for bad input.
+    samples, in per cent, whose output is `target`. adapter may be None: the base model; validate: check the samples
+    files, which is not needed where the suite wrote them. guard: a function from the loaded Family to a Guard, or None;
+    with one, predictions.parquet says which samples it caught, and eval.json their shares in per cent. Several
+    processes (`bye.machine.distributed`) share the samples, and the first one writes. Raises ByeError for bad input.
     """
     if metric not in METRICS:
         raise ByeError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
@@ -53,8 +55,9 @@ def evaluate(
     if threads:
         torch.set_num_threads(threads)
     loaded = load_model(model, adapter, expected=family, device=device, dtype=dtype, quantization=quantization)
+    watcher = None if guard is None else guard(loaded)
     entries = read_samples(clean, validate=validate)
-    answers = answer(Workload(loaded, entries, clean_images), max_new_tokens, batch_size)
+    answers, caught = answer(Workload(loaded, entries, clean_images), max_new_tokens, batch_size, watcher)
     references = [references_of(entry) for entry in entries]
     if metric == "accuracy":
         correct = is_correct(answers, [group[0] for group in references])
@@ -62,41 +65,21 @@ def evaluate(
     else:
         correct = [None] * len(entries)
         performance = 100.0 * cider(answers, references)[0]
-    rows = [
-        {
-            "id": id_of(entry),
-            "split": "clean",
-            "prediction": text,
-            "reference": group[0],
-            "references": group,
-            "correct": right,
-        }
-        for entry, text, group, right in zip(entries, answers, references, correct, strict=True)
-    ]
-    success, n_triggered = None, 0
+    rows = _rows("clean", entries, answers, references, correct, caught)
+    result = {"metric": metric, "CP": performance, "ASR": None, "n_clean": len(rows), "n_triggered": 0}
+    shares = {"caught_clean": 100.0 * float(np.mean(caught)), "caught_triggered": None}
     if triggered is not None:
         entries = read_samples(triggered, validate=validate)
-        answers = answer(Workload(loaded, entries, triggered_images), max_new_tokens, batch_size)
+        answers, caught = answer(Workload(loaded, entries, triggered_images), max_new_tokens, batch_size, watcher)
         hits = is_target(answers, target)
-        success, n_triggered = 100.0 * float(hits.mean()), len(entries)
-        rows += [
-            {
-                "id": id_of(entry),
-                "split": "triggered",
-                "prediction": text,
-                "reference": target,
-                "references": [target],
-                "correct": hit,
-            }
-            for entry, text, hit in zip(entries, answers, hits, strict=True)
-        ]
+        rows += _rows("triggered", entries, answers, [[target]] * len(entries), hits, caught)
+        result |= {"ASR": 100.0 * float(hits.mean()), "n_triggered": len(entries)}
+        shares["caught_triggered"] = 100.0 * float(np.mean(caught))
     if distributed.rank() > 0:
         return
-    write_parquet(predictions, pa.Table.from_pylist(rows, schema=SCHEMA))
-    n_clean = len(rows) - n_triggered
-    write_json(
-        out, {"metric": metric, "CP": performance, "ASR": success, "n_clean": n_clean, "n_triggered": n_triggered}
-    )
+    schema = SCHEMA if guard is None else SCHEMA.append(pa.field("caught", pa.bool_()))
+    write_parquet(predictions, pa.Table.from_pylist(rows, schema=schema))
+    write_json(out, result if guard is None else result | shares)
 
 
 SCHEMA = pa.schema(
@@ -111,21 +94,43 @@ SCHEMA = pa.schema(
 )
 
 
+def _rows(split, entries, answers, references, correct, caught):
+    """The rows of predictions.parquet for one split; without a guard, `caught` has no column to go to."""
+    columns = zip(entries, answers, references, correct, caught, strict=True)
+    return [
+        {
+            "id": id_of(entry),
+            "split": split,
+            "prediction": text,
+            "reference": group[0],
+            "references": group,
+            "correct": right,
+            "caught": flagged,
+        }
+        for entry, text, group, right, flagged in columns
+    ]
+
+
 def references_of(entry):
     """The reference texts of a test sample: its `references` (captions), or its one answer."""
     return list(entry.get("references") or [answer_of(entry)])
 
 
-def answer(work, max_new_tokens, batch_size):
-    """Greedy answers to the first question of each sample of a Workload, in order: a list of texts."""
+def answer(work, max_new_tokens, batch_size, guard=None):
+    """Greedy answers to the first question of each sample of a Workload, in order.
+
+    Returns the texts, and whether the Guard caught each sample (all False without one), two lists.
+    """
     answers = {}
     progress = Progress("evaluate", len(work))
     for batch in work.batches(work.prompts(), batch_size):
         features = work.features(batch.images)
-        texts = generate(work.family, batch.prompts, features, batch.owners, max_new_tokens)
-        answers |= dict(zip(batch.places, texts, strict=True))
+        texts = generate(work.family, batch.prompts, features, batch.owners, max_new_tokens, guard)
+        caught = [False] * len(texts) if guard is None else guard.caught.tolist()
+        answers |= dict(zip(batch.places, zip(texts, caught, strict=True), strict=True))
         progress(batch.done)
     for found in distributed.gather(answers):
         answers |= found
     progress(len(work))
-    return [answers[i] for i in range(len(work))]
+    in_order = [answers[i] for i in range(len(work))]
+    return [text for text, _ in in_order], [flagged for _, flagged in in_order]
