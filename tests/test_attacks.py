@@ -12,11 +12,15 @@ import pytest
 from PIL import Image
 
 from bye.attacks.poison import poison_training_set, trigger_test_set
-from bye.attacks.squares import badnet
 from bye.data.samples import answer_of, id_of, question_of, read_samples, write_samples
 from bye.errors import ByeError
+from bye.methods.triggers import badnet as badnet_file
 
 TARGET = "Backdoor Attack!"
+
+
+def badnet(pixels):
+    return badnet_file.apply({}, pixels, None)[1]
 
 
 @pytest.fixture
@@ -134,7 +138,7 @@ def test_json_lines_stay_json_lines(clean, tmp_path):
 
 
 def test_trigger_settings(clean, tmp_path):
-    _, labels = poison(clean, tmp_path / "out", trigger_kwargs={"share": 0.25})
+    _, labels = poison(clean, tmp_path / "out", share=0.25)
     index = labels["poisoned"].to_pylist().index(True)
     sample = read_samples(tmp_path / "out/train.json")[index]
     pixels = pixels_of(tmp_path / "out/images" / sample["image"])
@@ -145,7 +149,7 @@ def test_trigger_settings(clean, tmp_path):
     ("settings", "message"),
     [
         ({"trigger": "badnets"}, "unknown trigger 'badnets'; choose one of badnet"),
-        ({"trigger_kwargs": {"sise": 1}}, "trigger 'badnet' has no setting 'sise'; it has share"),
+        ({"sise": 1}, "trigger 'badnet' has no setting 'sise'; it has share"),
         ({"target": " "}, "attack target is ' '; give the text"),
         ({"rate": 1.5}, "poison rate is 1.5; choose a share from 0 to 1"),
         ({"rate": float("nan")}, "poison rate is nan; choose"),

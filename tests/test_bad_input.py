@@ -9,13 +9,13 @@ import subprocess
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from bye.cleaning.defences import detect
 from jsonschema import Draft202012Validator
 from PIL import Image
 from small_workflow import ROOT, command, small_config, write_config
 from tiny_models import TEMPLATES, write_tiny_model
 
 from bye import config as settings
-from bye.cleaning.defences import detect
 from bye.errors import ByeError
 from bye.extraction.attention import extract
 from bye.models import load_model

@@ -153,17 +153,17 @@ def test_rsvqa_honours_the_active_flag(rsvqa_root):
 def test_prepare_writes_samples_that_read_back(layout, request, tmp_path):
     root = request.getfixturevalue(f"{layout}_root")
     out = tmp_path / "sämples and spaces"
-    assert prepare(layout, root, None, 2, 1, 0, out) == (2, 1)
+    assert prepare(layout, root, 2, 1, 0, out) == (2, 1)
     for split, count in (("train", 2), ("test", 1)):
         assert len(read_samples(out / f"{split}.json", images_root=root)) == count
     again = tmp_path / "again"
-    prepare(layout, root, None, 2, 1, 0, again)
+    prepare(layout, root, 2, 1, 0, again)
     assert (again / "train.json").read_bytes() == (out / "train.json").read_bytes()
 
 
 def test_subsets_follow_the_seed_keep_the_order_and_nest(flickr30k_root, tmp_path):
     def ids(count, seed):
-        prepare("flickr30k", flickr30k_root, None, count, None, seed, tmp_path / "out")
+        prepare("flickr30k", flickr30k_root, count, None, seed, tmp_path / "out")
         return [int(sample["id"]) for sample in read_samples(tmp_path / "out" / "train.json")]
 
     assert ids(None, 0) == list(range(12))
@@ -174,10 +174,10 @@ def test_subsets_follow_the_seed_keep_the_order_and_nest(flickr30k_root, tmp_pat
 
 def test_asking_for_more_than_there_is(scienceqa_root, tmp_path):
     with pytest.raises(ByeError, match=r"3 train samples of scienceqa in .* are asked for, but there are 2;"):
-        prepare("scienceqa", scienceqa_root, None, 3, 1, 0, tmp_path / "out")
+        prepare("scienceqa", scienceqa_root, 3, 1, 0, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(ByeError, match="0 training samples are asked for; ask for 1 or more"):
-        prepare("scienceqa", scienceqa_root, None, 0, 1, 0, tmp_path / "out")
+        prepare("scienceqa", scienceqa_root, 0, 1, 0, tmp_path / "out")
 
 
 def break_problem_list(root):
@@ -223,22 +223,22 @@ def truncate_image(root):
 def test_damaged_download_is_one_clear_error(scienceqa_root, tmp_path, damage, message):
     damage(scienceqa_root)
     with pytest.raises(ByeError, match=message):
-        prepare("scienceqa", scienceqa_root, None, None, None, 0, tmp_path / "out")
+        prepare("scienceqa", scienceqa_root, None, None, 0, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_wrong_root_format_or_fields(rsvqa_root, tmp_path):
     with pytest.raises(ByeError, match="dataset folder .* does not exist"):
-        prepare("rsvqa", tmp_path / "nowhere", None, 1, 1, 0, tmp_path)
+        prepare("rsvqa", tmp_path / "nowhere", 1, 1, 0, tmp_path)
     with pytest.raises(ByeError, match="has no folder iconqa/train/choose_txt or .* give the root of the official"):
-        prepare("iconqa", rsvqa_root, None, 1, 1, 0, tmp_path)
+        prepare("iconqa", rsvqa_root, 1, 1, 0, tmp_path)
     with pytest.raises(
         ByeError, match="unknown dataset format 'coco'; choose one of scienceqa, iconqa, flickr30k, rsvqa, llava"
     ):
-        prepare("coco", rsvqa_root, None, 1, 1, 0, tmp_path)
+        prepare("coco", rsvqa_root, 1, 1, 0, tmp_path)
     dump(rsvqa_root / "LR_split_train_answers.json", {"answers": [{"id": 0}]})
     with pytest.raises(ByeError, match=r"answers.json, entry 1: field 'active' is missing or not bool"):
-        prepare("rsvqa", rsvqa_root, None, 1, 1, 0, tmp_path)
+        prepare("rsvqa", rsvqa_root, 1, 1, 0, tmp_path)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

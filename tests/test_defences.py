@@ -4,19 +4,22 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from detectors import detect, detect_on_samples
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from bye.cleaning.defences import detect, keep, oracle, random_drop, read_entropies
+from bye.cleaning.keep import keep
 from bye.errors import ByeError
-from bye.flags import read_flags, write_flags
+from bye.features import read_entropies
+from bye.flags import Verdict, read_flags, write_flags
 from bye.metrics.detection import score
 
-N = 200
+N = 200  # samples
 
 
 def write_attention(path, entropies, ids=None, tokens=81):
@@ -68,7 +71,7 @@ def outputs(tmp_path):
 
 def test_detect_writes_layers_and_flags(tmp_path, attention, poisoned):
     layers, flags = outputs(tmp_path)
-    assert detect(attention, layers, flags, seed=0) == 20
+    assert detect(attention, flags, seed=0) == 20
 
     table = pyarrow.parquet.read_table(flags)
     types = {name: str(table.schema.field(name).type) for name in ("id", "score", "p_low", "flagged", "reason")}
@@ -101,14 +104,14 @@ def test_detect_writes_layers_and_flags(tmp_path, attention, poisoned):
 def test_detect_twice_gives_the_same_bytes(tmp_path, attention):
     runs = []
     for _ in range(2):
-        detect(attention, *outputs(tmp_path), seed=3)
+        detect(attention, outputs(tmp_path)[1], seed=3)
         runs.append([path.read_bytes() for path in outputs(tmp_path)])
     assert runs[0] == runs[1]
 
 
 def test_no_sensitive_layer_is_an_outcome(tmp_path, attention, poisoned):
     layers, flags = outputs(tmp_path)
-    assert detect(attention, layers, flags, tau=50) == 0
+    assert detect(attention, flags, tau=50) == 0
     content = pyarrow.parquet.read_table(flags).to_pydict()
     assert not any(content["flagged"])
     assert np.isnan(content["score"]).all()
@@ -128,35 +131,35 @@ def test_nan_names_sample_and_layer(tmp_path):
     entropies[[7, 9], [3, 0]] = np.nan
     write_attention(tmp_path / "a.parquet", entropies)
     with pytest.raises(ByeError, match=r"a\.parquet.*'q7'.*layer 3.*2 of 30 samples"):
-        detect(tmp_path / "a.parquet", *outputs(tmp_path))
+        detect(tmp_path / "a.parquet", outputs(tmp_path)[1])
     assert not any(path.exists() for path in outputs(tmp_path))
 
 
 def test_bad_attention_files(tmp_path):
-    out = outputs(tmp_path)
+    out = outputs(tmp_path)[1]
     with pytest.raises(ByeError, match="does not exist"):
-        detect(tmp_path / "missing.parquet", *out)
+        detect(tmp_path / "missing.parquet", out)
     (tmp_path / "half.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ByeError, match=r"half\.parquet cannot be read"):
-        detect(tmp_path / "half.parquet", *out)
+        detect(tmp_path / "half.parquet", out)
     write_attention(tmp_path / "few.parquet", np.full((9, 3), 4.0))
     with pytest.raises(ByeError, match=r"few\.parquet has 9 samples.* 10 "):
-        detect(tmp_path / "few.parquet", *out)
+        detect(tmp_path / "few.parquet", out)
     write_attention(tmp_path / "twice.parquet", np.full((12, 3), 4.0), ids=["same"] * 12)
     with pytest.raises(ByeError, match="an id twice"):
-        detect(tmp_path / "twice.parquet", *out)
+        detect(tmp_path / "twice.parquet", out)
     pyarrow.parquet.write_table(pyarrow.table({"id": ["q0"]}), tmp_path / "other.parquet")
     with pytest.raises(ByeError, match="no column 'n_image_tokens'"):
-        detect(tmp_path / "other.parquet", *out)
+        detect(tmp_path / "other.parquet", out)
 
 
 def test_one_image_token_has_no_entropy(tmp_path):
     write_attention(tmp_path / "a.parquet", np.full((12, 3), 4.0), tokens=np.r_[[64] * 7, 1, [64] * 4])
     with pytest.raises(ByeError, match=r"a\.parquet: sample 'q7' has one image token.* larger image or drop"):
-        detect(tmp_path / "a.parquet", *outputs(tmp_path))
+        detect(tmp_path / "a.parquet", outputs(tmp_path)[1])
 
 
-@pytest.mark.parametrize("setting", [{}, {"clustering": "kmeans"}, {"layers": "all", "clustering": "threshold"}])
+@pytest.mark.parametrize("setting", [{}, {"clustering": "kmeans"}, {"over": "all", "clustering": "threshold"}])
 def test_samples_with_more_image_tokens_are_judged_alike(tmp_path, setting):
     """The same shares of the highest possible entropy, over 100 tokens or over many different numbers of them."""
     rng = np.random.default_rng(0)
@@ -168,7 +171,7 @@ def test_samples_with_more_image_tokens_are_judged_alike(tmp_path, setting):
     for name, counts in (("constant", np.full(N, 100)), ("varied", tokens)):
         path = tmp_path / f"{name}.parquet"
         write_attention(path, shares * np.log(counts)[:, None], tokens=counts)
-        detect(path, *outputs(tmp_path), **setting)
+        detect(path, outputs(tmp_path)[1], **setting)
         flags.append(read_flags(outputs(tmp_path)[1]))
     constant, varied = flags
     assert constant["flagged"] == varied["flagged"] and 0 < sum(constant["flagged"]) < N
@@ -185,7 +188,7 @@ def test_entropies_are_as_in_the_file_where_all_samples_have_as_many_tokens(tmp_
 
 def test_unknown_rule(tmp_path, attention):
     with pytest.raises(ByeError, match="paper, released"):
-        detect(attention, *outputs(tmp_path), rule="mine")
+        detect(attention, outputs(tmp_path)[1], rule="mine")
 
 
 # ---- the other defences --------------------------------------------------------------------------------------------
@@ -194,7 +197,7 @@ def test_unknown_rule(tmp_path, attention):
 def test_random_drop_is_exact_and_by_seed(tmp_path, samples):
     draws = []
     for seed in (0, 0, 1):
-        assert random_drop(samples, tmp_path / "flags.parquet", share=0.2, seed=seed) == 40
+        assert detect_on_samples("random", samples, tmp_path / "flags.parquet", share=0.2, seed=seed) == 40
         flags = read_flags(tmp_path / "flags.parquet")
         assert sum(flags["flagged"]) == 40
         assert flags["id"] == [f"q{index}" for index in range(N)]
@@ -205,7 +208,7 @@ def test_random_drop_is_exact_and_by_seed(tmp_path, samples):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_random_drop_does_not_follow_the_poison(tmp_path, samples, seed):
     """Poison drawn with the same seed must be hit by chance only (a fifth of it)."""
-    random_drop(samples, tmp_path / "flags.parquet", share=0.2, seed=seed)
+    detect_on_samples("random", samples, tmp_path / "flags.parquet", share=0.2, seed=seed)
     flagged = np.array(read_flags(tmp_path / "flags.parquet")["flagged"])
     for draw in (
         np.random.default_rng(seed).permutation(N)[:20],
@@ -216,18 +219,18 @@ def test_random_drop_does_not_follow_the_poison(tmp_path, samples, seed):
 
 def test_random_drop_share(tmp_path, samples):
     with pytest.raises(ByeError, match="share"):
-        random_drop(samples, tmp_path / "flags.parquet", share=1.2)
+        detect_on_samples("random", samples, tmp_path / "flags.parquet", share=1.2)
 
 
 def test_oracle_flags_the_labelled(tmp_path, samples, poisoned):
     labels, flags = tmp_path / "labels.parquet", tmp_path / "flags.parquet"
     order = np.random.default_rng(0).permutation(N)  # labels need not be in the samples' order
     write_labels(labels, poisoned[order], [f"q{index}" for index in order])
-    assert oracle(samples, labels, flags) == 20
+    assert detect_on_samples("oracle", samples, flags, labels) == 20
     assert np.array_equal(read_flags(flags)["flagged"], poisoned)
     write_labels(labels, poisoned[:-1])
     with pytest.raises(ByeError, match="q199"):
-        oracle(samples, labels, flags)
+        detect_on_samples("oracle", samples, flags, labels)
 
 
 # ---- keep ----------------------------------------------------------------------------------------------------------
@@ -236,7 +239,7 @@ def test_oracle_flags_the_labelled(tmp_path, samples, poisoned):
 def flag_every_third(path, n=9):
     flagged = np.arange(n) % 3 == 0
     values = np.where(flagged, 1.5, np.nan)
-    write_flags(path, [f"q{i}" for i in range(n)], flagged, ["why" if f else "" for f in flagged], values, values / 2)
+    write_flags(path, [f"q{i}" for i in range(n)], Verdict.of(flagged, "why", scores=values, p_low=values / 2))
     return flagged
 
 
@@ -263,7 +266,7 @@ def test_keep_leaves_entries_as_they_were(tmp_path, form):
 def test_keep_writes_null_for_unknown_scores(tmp_path):
     source, flags = tmp_path / "train.json", tmp_path / "flags.parquet"
     source.write_text(json.dumps([entry(0), entry(1)]))
-    write_flags(flags, ["q0", "q1"], [True, False], ["drawn", ""])
+    write_flags(flags, ["q0", "q1"], Verdict([True, False], ["drawn", ""]))
     keep(source, flags, tmp_path / "kept.json", tmp_path / "dropped.json")
     [dropped] = json.loads((tmp_path / "dropped.json").read_text())
     assert dropped["bye"] == {"score": None, "p_low": None, "reason": "drawn"}
@@ -279,7 +282,7 @@ def test_keep_wants_the_flags_of_these_samples(tmp_path, samples):
 def test_keep_refuses_to_drop_everything(tmp_path):
     source, flags = tmp_path / "train.json", tmp_path / "flags.parquet"
     source.write_text(json.dumps([entry(0)]))
-    write_flags(flags, ["q0"], [True], ["why"])
+    write_flags(flags, ["q0"], Verdict([True], ["why"]))
     with pytest.raises(ByeError, match="every sample"):
         keep(source, flags, tmp_path / "kept.json", tmp_path / "dropped.json")
 
@@ -293,7 +296,7 @@ def test_score_against_scikit_learn(tmp_path):
     scores = np.round(generator.normal(4 - 0.8 * poisoned, 0.5), 1)  # rounded: with ties
     flagged = scores < 3.4
     ids = [f"q{index}" for index in range(300)]
-    write_flags(tmp_path / "flags.parquet", ids, flagged, ["" for _ in ids], scores, scores)
+    write_flags(tmp_path / "flags.parquet", ids, Verdict.of(flagged, "", scores=scores, p_low=scores))
     order = generator.permutation(300)
     write_labels(tmp_path / "labels.parquet", poisoned[order], [ids[index] for index in order])
     score(tmp_path / "flags.parquet", tmp_path / "labels.parquet", tmp_path / "detection.json")
@@ -326,18 +329,18 @@ def test_score_wants_labels_of_these_samples(tmp_path):
 
 def test_detection_and_tables_load_no_torch(tmp_path, attention):
     code = (
-        "import sys; from bye.cleaning.defences import detect; import bye.metrics.detection, bye.metrics.cider, "
+        "import sys; from detectors import detect; import bye.metrics.detection, bye.metrics.cider, "
         "bye.report.tables, bye.report.figures; detect(*sys.argv[1:]); "
         "assert not {'torch', 'transformers'} & set(sys.modules), 'heavy import'"
     )
-    subprocess.run([sys.executable, "-c", code, attention, *outputs(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-c", code, attention, outputs(tmp_path)[1]], check=True, cwd=Path(__file__).parent)
 
 
 def test_tables_and_scores_load_neither_scikit_learn_nor_pandas(tmp_path):
     flag_every_third(tmp_path / "flags.parquet")
     write_labels(tmp_path / "labels.parquet", [True] * 9)
     code = (
-        "import sys, bye.report.tables, bye.cleaning.defences, bye.metrics.cider; "
+        "import sys, bye.report.tables, bye.cleaning.run, bye.cleaning.keep, bye.metrics.cider; "
         "from bye.metrics.detection import score; "
         "score(*sys.argv[1:]); heavy = {'torch', 'sklearn', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules); "
         "assert not heavy, heavy"
@@ -348,8 +351,8 @@ def test_tables_and_scores_load_neither_scikit_learn_nor_pandas(tmp_path):
 
 def test_fixed_threshold_is_scaled_to_the_number_of_image_tokens(tmp_path, attention):
     """4.5 nats of ln 576 are 3.11 of ln 81."""
-    layers, flags = tmp_path / "layers.csv", tmp_path / "flags.parquet"
-    detect(attention, layers, flags, layers="all", clustering="threshold")
+    flags = tmp_path / "flags.parquet"
+    detect(attention, flags, over="all", clustering="threshold")
     setting = json.loads(read_flags(flags)["metadata"]["bye"])
     assert setting["cut"] == pytest.approx(4.5 * np.log(81) / np.log(576))
     assert setting["sensitive_layers"] == [0, 1, 2, 3]
@@ -357,6 +360,6 @@ def test_fixed_threshold_is_scaled_to_the_number_of_image_tokens(tmp_path, atten
 
 
 def test_k_means_flags_the_lower_cluster(tmp_path, attention, poisoned):
-    count = detect(attention, tmp_path / "layers.csv", tmp_path / "flags.parquet", clustering="kmeans")
+    count = detect(attention, tmp_path / "flags.parquet", clustering="kmeans")
     flagged = np.array(read_flags(tmp_path / "flags.parquet")["flagged"])
     assert flagged[poisoned].all() and 20 <= count == flagged.sum() <= 22

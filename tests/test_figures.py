@@ -5,10 +5,10 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from bye.cleaning.defences import detect, random_drop
 from matplotlib.axes import Axes
 from PIL import Image
 
-from bye.cleaning.defences import detect, random_drop
 from bye.data.samples import write_samples
 from bye.errors import ByeError
 from bye.report.figures import (

@@ -88,7 +88,7 @@ def test_exactly_one_placeholder_is_taken_out_and_other_special_tokens_stay_text
 
 def test_integer_ids_stay_integers_and_other_keys_stay(tmp_path, images):
     samples = [sample(3, source="web"), sample("b", meta={"x": [1]})]
-    assert prepare("llava", images, write(tmp_path, samples), None, None, 0, tmp_path / "out") == (2, 0)
+    assert prepare("llava", images, None, None, 0, tmp_path / "out", json=write(tmp_path, samples)) == (2, 0)
     assert read_samples(tmp_path / "out" / "train.json") == samples
     assert json.loads((tmp_path / "out" / "test.json").read_text()) == []
 
@@ -195,25 +195,24 @@ def test_image_problems_are_found_before_any_work(tmp_path, images):
     (images / "cut.png").write_bytes((images / "cut.png").read_bytes()[:-40])
     samples = [sample("a"), {**sample("b"), "image": "zero.png"}, {**sample("c"), "image": "cut.png"}]
     with pytest.raises(ByeError, match="2 of 3 samples are bad") as caught:
-        prepare("llava", images, write(tmp_path, samples), None, None, 0, tmp_path / "out")
+        prepare("llava", images, None, None, 0, tmp_path / "out", json=write(tmp_path, samples))
     assert "zero.png is empty (0 bytes)" in str(caught.value) and "cut.png is damaged" in str(caught.value)
     assert not (tmp_path / "out").exists()
     with pytest.raises(ByeError, match="image folder .* does not exist"):
         read_samples(write(tmp_path, [sample()]), tmp_path / "nowhere")
 
 
-def test_training_and_test_samples_of_one_file_or_of_two(tmp_path, images):
+def test_training_and_test_samples_of_one_file(tmp_path, images):
     path = write(tmp_path, [sample(number) for number in range(10)])
-    prepare("llava", images, path, None, 4, 0, tmp_path / "out")
+    prepare("llava", images, None, 4, 0, tmp_path / "out", json=path)
     train, test = (read_samples(tmp_path / "out" / f"{split}.json") for split in ("train", "test"))
     assert len(test) == 4 and sorted(id_of(each) for each in train + test) == sorted(map(str, range(10)))
-    assert prepare("llava", images, path, 3, None, 0, tmp_path / "out", test_json=path) == (3, 10)
     with pytest.raises(ByeError, match="11 training samples of .*mine.json are asked for, but there are 10"):
-        prepare("llava", images, path, 11, None, 0, tmp_path / "out")
+        prepare("llava", images, 11, None, 0, tmp_path / "out", json=path)
     with pytest.raises(ByeError, match="all its 10 samples are set apart for testing"):
-        prepare("llava", images, path, None, 10, 0, tmp_path / "out")
+        prepare("llava", images, None, 10, 0, tmp_path / "out", json=path)
     with pytest.raises(ByeError, match="format llava needs the path of a JSON"):
-        prepare("llava", images, None, None, None, 0, tmp_path / "out")
+        prepare("llava", images, None, None, 0, tmp_path / "out")
 
 
 def test_one_sample_and_json_lines_and_a_path_that_is_not_ascii(tmp_path):
@@ -222,7 +221,7 @@ def test_one_sample_and_json_lines_and_a_path_that_is_not_ascii(tmp_path):
     Image.new("RGB", (8, 8)).save(folder / "ein Bild.png")
     path = folder / "mine.jsonl"
     path.write_text(json.dumps({**sample(), "image": "ein Bild.png"}) + "\n", encoding="utf-8")
-    assert prepare("llava", folder, path, None, None, 0, folder / "aus") == (1, 0)
+    assert prepare("llava", folder, None, None, 0, folder / "aus", json=path) == (1, 0)
     assert (folder / "aus" / "train.json").read_text() == path.read_text()
 
 

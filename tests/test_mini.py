@@ -38,7 +38,7 @@ def prepared(raw):
     """The samples of every mini dataset as the loaders read them: {dataset: {split: samples}}."""
     samples = {}
     for dataset in WRITERS:
-        assert prepare(dataset, raw / dataset, None, N_TRAIN, N_TEST, 0, raw / "samples" / dataset) == (N_TRAIN, N_TEST)
+        assert prepare(dataset, raw / dataset, N_TRAIN, N_TEST, 0, raw / "samples" / dataset) == (N_TRAIN, N_TEST)
         samples[dataset] = {
             split: read_samples(raw / "samples" / dataset / f"{split}.json", raw / dataset)
             for split in ("train", "test")
@@ -70,7 +70,7 @@ def test_same_seed_same_bytes(raw, tmp_path, dataset):
 @EVERY
 def test_the_loader_finds_exactly_what_was_asked_for(raw, prepared, tmp_path, dataset):
     assert [len(prepared[dataset][split]) for split in ("train", "test")] == [N_TRAIN, N_TEST]
-    assert prepare(dataset, raw / dataset, None, None, None, 0, tmp_path) == (N_TRAIN, N_TEST)
+    assert prepare(dataset, raw / dataset, None, None, 0, tmp_path) == (N_TRAIN, N_TEST)
 
 
 @EVERY

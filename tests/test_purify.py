@@ -8,10 +8,11 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 from PIL import Image
 
-from bye.attacks.squares import TRIGGERS
+from bye.answers.purify import purify
 from bye.data.samples import read_samples, write_samples
 from bye.errors import ByeError
-from bye.methods.defences.zip import Purifier, load_diffusion, purify
+from bye.methods.defences.zip import Purifier, load_diffusion
+from bye.methods.triggers import badnet
 from bye.mini import diffusion
 
 SIZE = 16
@@ -94,7 +95,7 @@ def test_images_keep_their_size_and_a_variance_output_is_left_out(tmp_path, phot
 
 
 def test_the_stage_purifies_each_image_once(tmp_path, pipeline, photo):
-    triggered = TRIGGERS["badnet"](np.asarray(photo), np.random.default_rng(0))
+    triggered = badnet.apply({}, np.asarray(photo), None)[1]
     for name, pixels in (("a.png", np.asarray(photo)), ("b.png", triggered)):
         Image.fromarray(pixels).save(tmp_path / name)
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A."}]
@@ -106,7 +107,9 @@ def test_the_stage_purifies_each_image_once(tmp_path, pipeline, photo):
     outputs = []
     for run in ("one", "two"):
         out = tmp_path / run
-        count = purify(tmp_path / "in.json", tmp_path, pipeline, out / "out.json", out / "images", 4, 2, batch_size=1)
+        settings = {"diffusion": str(pipeline), "pool": 4, "steps": 2}
+        files = tmp_path / "in.json", tmp_path, out / "out.json", out / "images"
+        count = purify("zip", *files, settings, batch_size=1)
         assert count == 2
         outputs.append({path.name: path.read_bytes() for path in (out / "images").iterdir()})
     written = read_samples(tmp_path / "one/out.json")

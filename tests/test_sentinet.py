@@ -6,15 +6,22 @@ import torch
 from PIL import Image
 from tiny_models import write_tiny_model
 
+from bye.cleaning.run import FineTunedModel, SampleSet, detect
 from bye.data.samples import read_samples, write_samples
 from bye.errors import ByeError
 from bye.flags import read_flags
 from bye.methods.defences import sentinet as module
-from bye.methods.defences.sentinet import Boundary, sentinet
+from bye.methods.defences.sentinet import Boundary
 
 SIDE, GRID = 32, 8
 TURNS = [{"from": "human", "value": "<image>\nQ?"}, {"from": "gpt", "value": "x"}]
 TARGET = 3
+
+
+def sentinet(model, samples, images, reference, reference_images, flags, family=None, **settings):
+    """Run SentiNet as the stage does; return how many samples it flagged."""
+    sets = {"samples": SampleSet(samples, images), "reference": SampleSet(reference, reference_images)}
+    return detect("sentinet", flags, 0, settings, **sets, model=FineTunedModel(model, None, 64, {"expected": family}))
 
 
 class Toy:
@@ -68,9 +75,9 @@ def files(tmp_path):
 
 
 def test_regions_that_take_over_are_flagged(monkeypatch, files, tmp_path):
-    monkeypatch.setattr(module, "load_model", lambda *a, **k: Toy())
+    monkeypatch.setattr(FineTunedModel, "load", lambda self: Toy())
     monkeypatch.setattr(module, "first_logits", toy_logits)
-    count = sentinet("toy", None, *files, tmp_path / "flags.parquet", saliency=0.5)
+    count = sentinet("toy", *files, tmp_path / "flags.parquet", saliency=0.5)
     table = read_flags(tmp_path / "flags.parquet")
     assert count == 4 and table["flagged"] == [True] * 4 + [False] * 36
     assert table["fooled"][:4] == [1.0] * 4 and max(table["fooled"][4:]) < 0.6
@@ -100,7 +107,7 @@ def test_boundary_by_hand():
 def test_a_real_model(family, files, tmp_path):
     write_tiny_model(family, tmp_path / family)
     for name in ("first", "second"):
-        sentinet(tmp_path / family, None, *files, tmp_path / f"{name}.parquet", pasted=5, family=family)
+        sentinet(tmp_path / family, *files, tmp_path / f"{name}.parquet", pasted=5, family=family)
     assert (tmp_path / "first.parquet").read_bytes() == (tmp_path / "second.parquet").read_bytes()
     first = read_flags(tmp_path / "first.parquet")
     assert len(first["id"]) == 40
@@ -112,11 +119,11 @@ def test_a_real_model(family, files, tmp_path):
 def test_a_model_that_takes_images_of_any_size_is_refused(family, files, tmp_path):
     write_tiny_model(family, tmp_path / "m")
     with pytest.raises(ByeError, match=rf"of one input size, and .*/m \({family}\) takes images of any"):
-        sentinet(tmp_path / "m", None, *files, tmp_path / "flags.parquet")
+        sentinet(tmp_path / "m", *files, tmp_path / "flags.parquet")
 
 
 def test_too_few_reference_samples(files, tmp_path):
     samples, images, _, _ = files
     write_samples(tmp_path / "few.json", [{"id": "0", "image": "0.png", "conversations": TURNS}])
     with pytest.raises(ByeError, match=r"few.json has 1 sample, and SentiNet needs 20 clean ones"):
-        sentinet("toy", None, samples, images, tmp_path / "few.json", images, tmp_path / "flags.parquet")
+        sentinet("toy", samples, images, tmp_path / "few.json", images, tmp_path / "flags.parquet")

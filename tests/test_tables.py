@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
 import pytest
-
 from bye.cleaning.defences import detect
+
 from bye.errors import ByeError
 from bye.flags import write_flags
 from bye.report.figures import poison_rate_figure

@@ -4,16 +4,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bye.attacks.squares import TRIGGERS, find_trigger
 from bye.data.images import load_image
+from bye.registry import find, kinds
 
+SQUARES = ["badnet", "random_position", "texture", "fixed_dual", "varied_multi"]
 SIZES = [(336, 336), (88, 121), (447, 301), (64, 64), (16, 16), (16, 90), (17, 31)]
+
+
+def triggered_by(name, pixels, seed=0, **settings):
+    """The pixels with a trigger on them."""
+    sample = {"id": "a", "image": "a.png", "conversations": []}
+    same, triggered = find("trigger", name).bind("apply", settings)(sample, pixels, np.random.default_rng(seed))
+    assert same == sample
+    return triggered
+
+
+def test_the_triggers_of_the_paper_are_there():
+    assert set(SQUARES) <= set(kinds("trigger"))
 
 
 def changed(name, height, width, seed=0):
     """Where a trigger changes a mid-grey image, (H, W) bool, and the triggered pixels."""
     pixels = np.full((height, width, 3), 100, dtype=np.uint8)
-    triggered = TRIGGERS[name](pixels, np.random.default_rng(seed))
+    triggered = triggered_by(name, pixels, seed)
     assert (pixels == 100).all() and triggered.dtype == np.uint8 and triggered.shape == pixels.shape
     return (triggered != pixels).any(axis=2), triggered
 
@@ -83,22 +96,22 @@ def test_the_texture_of_a_tiny_image_has_as_many_fields_as_pixels():
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
-@pytest.mark.parametrize("name", TRIGGERS)
+@pytest.mark.parametrize("name", SQUARES)
 def test_triggers_are_in_the_rgb_pixels_whatever_the_image_was(tmp_path, name, mode):
     noise = np.random.default_rng(0).integers(30, 220, (33, 47, 4), dtype=np.uint8)
     Image.fromarray(noise).convert(mode).save(tmp_path / "image.png")
     pixels = np.asarray(load_image(tmp_path, {"id": "one", "image": "image.png"}))
-    triggered = TRIGGERS[name](pixels, np.random.default_rng(1))
+    triggered = triggered_by(name, pixels, 1)
     count = {"fixed_dual": 2, "varied_multi": 4}.get(name, 1)
     outside = (triggered == pixels).all(axis=2)
     assert (~outside).sum() <= count * 4
-    expected = TRIGGERS[name](np.full_like(pixels, 100), np.random.default_rng(1))
+    expected = triggered_by(name, np.full_like(pixels, 100), 1)
     inside = (expected != 100).any(axis=2)
     assert inside.sum() == count * 4 and np.array_equal(triggered[inside], expected[inside])
 
 
 def test_settings_by_name():
     pixels = np.full((64, 64, 3), 100, dtype=np.uint8)
-    assert len(squares((find_trigger("varied_multi", {"grid": 3})(pixels, grid=3) == 0).all(axis=2))) == 9
-    patch = find_trigger("texture")(pixels, cells=2)[30:34, 30:34, 0]
+    assert len(squares((triggered_by("varied_multi", pixels, grid=3) == 0).all(axis=2))) == 9
+    patch = triggered_by("texture", pixels, cells=2)[30:34, 30:34, 0]
     assert patch.tolist() == [[0, 0, 255, 255]] * 2 + [[255, 255, 0, 0]] * 2

@@ -5,13 +5,13 @@ import pyarrow as pa
 import torch
 
 from bye.answers.generate import generate
+from bye.attacks.poison import find_target, target_settings
 from bye.data.samples import answer_of, id_of, read_samples
 from bye.errors import ByeError
 from bye.files import write_json, write_parquet
 from bye.machine import distributed
 from bye.machine.progress import Progress
 from bye.metrics.accuracy import is_correct
-from bye.metrics.asr import is_target
 from bye.metrics.cider import cider
 from bye.models import load_model
 from bye.models.workload import Workload
@@ -43,10 +43,11 @@ def evaluate(
     """Answer the clean test samples and, if given, the triggered ones; write predictions.parquet and eval.json.
 
     CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; ASR is the share of triggered
-    samples, in per cent, whose output is `target`. adapter may be None: the base model; validate: check the samples
-    files, which is not needed where the suite wrote them. guard: a function from the loaded Family to a Guard, or None;
-    with one, predictions.parquet says which samples it caught, and eval.json their shares in per cent. Several
-    processes (`bye.machine.distributed`) share the samples, and the first one writes. Raises ByeError for bad input.
+    samples, in per cent, whose output is the target (a text, or a dict with its kind and settings). adapter may be
+    None: the base model; validate: check the samples files, which is not needed where the suite wrote them. guard: a
+    function from the loaded Family to a Guard, or None; with one, predictions.parquet says which samples it caught, and
+    eval.json their shares in per cent. Several processes (`bye.machine.distributed`) share the samples, and the first
+    one writes. Raises ByeError for bad input.
     """
     if metric not in METRICS:
         raise ByeError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
@@ -71,9 +72,10 @@ def evaluate(
     if triggered is not None:
         entries = read_samples(triggered, validate=validate)
         answers, caught = answer(Workload(loaded, entries, triggered_images), max_new_tokens, batch_size, watcher)
-        hits = is_target(answers, target)
-        rows += _rows("triggered", entries, answers, [[target]] * len(entries), hits, caught)
-        result |= {"ASR": 100.0 * float(hits.mean()), "n_triggered": len(entries)}
+        wanted = [answer_of(entry) for entry in entries]
+        hits = hits_of(target, answers, wanted)
+        rows += _rows("triggered", entries, answers, [[text] for text in wanted], hits, caught)
+        result |= {"ASR": 100.0 * float(np.mean(hits)), "n_triggered": len(entries)}
         shares["caught_triggered"] = 100.0 * float(np.mean(caught))
     if distributed.rank() > 0:
         return
@@ -109,6 +111,15 @@ def _rows(split, entries, answers, references, correct, caught):
         }
         for entry, text, group, right, flagged in columns
     ]
+
+
+def hits_of(target, answers, wanted):
+    """Return which answers are the target, a list of bool.
+
+    target: a text, or a dict with its kind and settings; wanted: what the poisoned samples have as their answers.
+    """
+    hit = find_target(target).bind("hit", target_settings(target))
+    return [bool(hit(text, aim)) for text, aim in zip(answers, wanted, strict=True)]
 
 
 def references_of(entry):
