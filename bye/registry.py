@@ -122,6 +122,16 @@ class Method:
         """Return all settings: those among `values`, and the defaults of the others."""
         return {name: values.get(name, setting.default) for name, setting in self.settings.items()}
 
+    def check(self, values):
+        """Raise ByeError unless `values` are settings of the method, and those without a default are among them."""
+        for name in values:
+            if name not in self.settings:
+                known = ", ".join(self.settings) or "none"
+                raise ByeError(f"{self.sort.name} {self.kind} has no setting {name}; its settings: {known}")
+        for name, setting in self.settings.items():
+            if setting.required and name not in values:
+                raise ByeError(f"{self.sort.name} {self.kind} needs the setting {name}; give it")
+
     def bind(self, name, values, **given):
         """Import the file; return its public function `name` with the settings among `values`, or their defaults.
 
