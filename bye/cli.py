@@ -127,19 +127,19 @@ def options_of(method):
 def _option(setting):
     schema, text = setting.schema, setting.text
     option = {"required": True} if setting.required else {"default": setting.default}
-    kinds = _types(schema)
-    if kinds == ["boolean"]:
-        return option | {"help": text.replace("%", "%%"), "action": argparse.BooleanOptionalAction}
-    if "array" in kinds:
-        option["nargs"] = "+"
-        schema = schema.get("items", {})
-    if "enum" in schema:
-        option["choices"] = [value for value in schema["enum"] if value is not None]
     if not setting.required and setting.default is not None:
         default = setting.default
         shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
         text = f"{text} (default: {shown})".strip()
-    return option | {"help": text.replace("%", "%%"), "type": _reader(schema)}
+    option["help"] = text.replace("%", "%%")  # argparse formats it
+    if _types(schema) == ["boolean"]:
+        return option | {"action": argparse.BooleanOptionalAction}
+    if "array" in _types(schema):
+        option["nargs"] = "+"
+        schema = schema.get("items", {})
+    if "enum" in schema:
+        option["choices"] = [value for value in schema["enum"] if value is not None]
+    return option | {"type": _reader(schema)}
 
 
 def _types(schema):

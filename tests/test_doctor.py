@@ -13,6 +13,7 @@ from tiny_models import write_tiny_model
 import bye.cli
 from bye.data.prepare import LAYOUTS, check_folder
 from bye.errors import ByeError
+from bye.methods.tuning import lora
 from bye.models import load_model
 from bye.tools import budget
 from bye.tools.doctor import doctor
@@ -109,9 +110,10 @@ def test_a_model_that_cannot_be_used(here, capsys, name, content, told):
 
 
 def test_layers_that_are_not_there(here, capsys, monkeypatch):
-    monkeypatch.setattr("bye.models.family.Family.lora_pattern", staticmethod(lambda targets, projector: "none"))
+    monkeypatch.setattr("bye.methods.tuning.lora.pattern", lambda family, targets, projector: "none")
     assert here(finetune={"lora_targets": ["k_proj"]}) == 1
-    assert "no layer is called k_proj; correct config key models.tiny.finetune.lora_targets" in problems(capsys)[0]
+    told = "config section models.tiny.finetune: no layer is called k_proj; correct lora_targets"
+    assert told in problems(capsys)[0]
 
 
 @pytest.mark.parametrize(
@@ -247,13 +249,13 @@ def test_rates_are_measured_and_read(here, capsys, tmp_path):
 
 @BOTH
 def test_sizes_are_what_torch_and_peft_count(family, tmp_path):
-    from peft import LoraConfig, get_peft_model
     from torch.utils.flop_counter import FlopCounterMode
 
     folder = write_tiny_model(family, tmp_path / "model", width=64)
     empty, loaded = load_model(folder, weights=False), load_model(folder)
-    pattern = loaded.lora_pattern(None, True)
-    sizes = budget.sizes_of(empty, pattern, 4, image_tokens=16)
+    n_trained, words = lora.count(empty, lora_rank=4, lora_projector=True)
+    assert words == "LoRA of rank 4 on 23 linear layers"  # seven in each of three, two of the projector
+    sizes = budget.sizes_of(empty, n_trained, image_tokens=16)
     assert sizes.parameters == sum(each.numel() for each in loaded.model.parameters())
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         loaded.model.model.language_model(inputs_embeds=torch.zeros(1, 40, 64), use_cache=False)
@@ -261,8 +263,8 @@ def test_sizes_are_what_torch_and_peft_count(family, tmp_path):
     with FlopCounterMode(display=False) as counted:
         loaded.image_features(loaded.pixels([Image.new("RGB", (32, 32))]))
     assert 0.5 < sizes.forward(0) / counted.get_total_flops() < 1.2  # the tower's attention is left out
-    adapted = get_peft_model(loaded.model, LoraConfig(r=4, target_modules=pattern))
-    assert sizes.lora == adapted.get_nb_trainable_parameters()[0]
+    adapted = lora.attach(loaded, lora_rank=4, lora_projector=True)
+    assert sizes.trained == adapted.get_nb_trainable_parameters()[0]
 
 
 def test_activations_are_what_torch_keeps_for_the_backward_pass():

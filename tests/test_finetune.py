@@ -22,8 +22,9 @@ from transformers import AutoModelForImageTextToText
 
 import bye.data.samples
 from bye.errors import ByeError
+from bye.methods.tuning.lora import add_to_weights
 from bye.models import load_model
-from bye.training.finetune import add_to_weights, finetune, finetune_kept
+from bye.training.finetune import finetune, finetune_kept
 from bye.training.trainer import IGNORED, ChosenPositions, FeatureTrainer, collate
 
 EVERY = pytest.mark.parametrize("family", TEMPLATES)

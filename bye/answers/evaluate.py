@@ -34,6 +34,7 @@ def evaluate(
     batch_size=64,
     family=None,
     quantization=None,
+    tuning="lora",
     threads=None,
     device="auto",
     dtype="auto",
@@ -44,7 +45,7 @@ def evaluate(
 
     CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; ASR is the share of triggered
     samples, in per cent, whose output is the target (a text, or a dict with its kind and settings). adapter may be
-    None: the base model; validate: check the samples files, which is not needed where the suite wrote them. guard: a
+    None: the base model; tuning: the method that it is of; validate: check the samples files, which is not needed where the suite wrote them. guard: a
     function from the loaded Family to a Guard, or None; with one, predictions.parquet says which samples it caught, and
     eval.json their shares in per cent. Several processes (`bye.machine.distributed`) share the samples, and the first
     one writes. Raises ByeError for bad input.
@@ -55,7 +56,7 @@ def evaluate(
         raise ByeError("triggered samples need the target and their image folder; give --target and --triggered-images")
     if threads:
         torch.set_num_threads(threads)
-    loaded = load_model(model, adapter, expected=family, device=device, dtype=dtype, quantization=quantization)
+    loaded = load_model(model, adapter, tuning, expected=family, device=device, dtype=dtype, quantization=quantization)
     watcher = None if guard is None else guard(loaded)
     entries = read_samples(clean, validate=validate)
     answers, caught = answer(Workload(loaded, entries, clean_images), max_new_tokens, batch_size, watcher)

@@ -27,6 +27,7 @@ def extract(
     maps_out=None,
     family=None,
     quantization=None,
+    tuning="lora",
     threads=None,
     device="auto",
     dtype="auto",
@@ -34,7 +35,8 @@ def extract(
 ):
     """Write attention.parquet (and the maps of chosen ids) for the samples of a file, in file order.
 
-    model, adapter, samples, images, out: paths; adapter may be None. Answers, and turns after the first, are not seen.
+    model, adapter, samples, images, out: paths; adapter may be None; tuning: the method that it is of. Answers, and
+    turns after the first, are not seen.
     maps_for: ids whose maps (Eq. 4) go to the npz file maps_out (see `write_maps`); validate: check the samples file,
     which is not needed where the suite wrote it. Several processes (`bye.machine.distributed`) take the batches in
     turn, and the first one writes. Raises ByeError for bad input and where an entropy is not finite.
@@ -46,7 +48,8 @@ def extract(
     unknown = sorted(maps_for - set(map(id_of, entries)))
     if unknown:
         raise ByeError(f"there is no sample {unknown[0]!r} in {samples}; correct the ids that maps are asked for")
-    loaded = load_recording(model, adapter, family, threads, quantization=quantization, device=device, dtype=dtype)
+    options = {"tuning": tuning, "quantization": quantization, "device": device, "dtype": dtype}
+    loaded = load_recording(model, adapter, family, threads, **options)
     work = Workload(loaded, entries, images)
     found = run(work, batch_size, maps_for)
     if distributed.rank() > 0:

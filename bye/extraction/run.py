@@ -32,7 +32,7 @@ class Extracted:
 def load_recording(model, adapter, family=None, threads=None, **options):
     """Load a model with an adapter (or None), its decoder prepared to record attention: the Family.
 
-    family: the model_type that it must have, or None; options: of `bye.models.family.load`.
+    family: the model_type that it must have, or None; options: of `bye.models.load_model`.
     """
     if threads:
         torch.set_num_threads(threads)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import warnings
 from collections import Counter
 from importlib.util import find_spec
 
@@ -16,7 +15,6 @@ from bye.machine import distributed, hub
 from bye.models.prompt import IMAGE, SYSTEM, PromptEncoder
 
 UNQUANTIZED = (".*vision_tower", ".*visual", ".*multi_modal_projector", "lm_head")  # regular expressions of modules
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class Family:
@@ -73,13 +71,6 @@ class Family:
         """(rows, columns) of the first image tokens of an image of that size: a view of all of it, in raster order."""
         side = round(self.n_image_tokens**0.5)
         return (side, side)
-
-    @classmethod
-    def lora_pattern(cls, targets, projector):
-        """Regular expression of the decoder's linear layers of these names (the vision tower has the same names), and,
-        if `projector` is true, of the projector's."""
-        decoder = rf".*\.language_model\.layers\..*\.({'|'.join(targets or LORA_TARGETS)})"
-        return f"{decoder}|{cls.projector}" if projector else decoder
 
     @property
     def layers(self):
@@ -151,6 +142,21 @@ class Family:
     def _projector(self):
         return self.model.model.multi_modal_projector
 
+    def _parameters_of_project(self):
+        return list(self._projector.parameters())
+
+    @property
+    def trained(self):
+        """How many numbers are trained of each part: {"decoder": ..., "projector": ..., "tower": ...}.
+
+        The projector is all that `project` uses, the decoder has the language model's head and embeddings.
+        """
+        decoder = torch.nn.ModuleList([self.model.model.language_model, self.model.lm_head])
+        n_decoder = _count_trained(decoder.parameters())
+        n_projector = _count_trained(self._parameters_of_project())
+        n_tower = _count_trained(self.model.parameters()) - n_decoder - n_projector
+        return {"decoder": n_decoder, "projector": n_projector, "tower": n_tower}
+
     def inputs(self, ids, features, mask=None):
         """Keyword arguments of the model for (B, N) token ids and the image features of each row.
 
@@ -197,6 +203,10 @@ class _Reached(Exception):
 
     def __init__(self, features):
         self.features = features
+
+
+def _count_trained(parameters):
+    return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
 
 
 def pad(sequences, value, side="left"):
@@ -331,29 +341,6 @@ def quantization_config(quantization, device):
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=list(UNQUANTIZED),
     )
-
-
-def load_adapter(family, adapter):
-    """Put the LoRA adapter of a PEFT folder on the family's model.
-
-    In float32 it is merged into the weights, which changes nothing but the speed; half precision would round it.
-    Raises ByeError where the folder is no adapter in safetensors or does not fit the model.
-    """
-    if not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
-        raise ByeError(f"{adapter} is no PEFT adapter (it has no adapter_config.json); give what finetune wrote")
-    if not os.path.isfile(os.path.join(adapter, "adapter_model.safetensors")):
-        raise ByeError(f"{adapter} has no adapter_model.safetensors; weights are read as safetensors only")
-    from peft import PeftModel
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft and transformers on each other's old names
-            wrapped = PeftModel.from_pretrained(family.model, str(adapter))
-    except Exception as error:  # a broken or foreign adapter fails in many ways
-        reason = " ".join(str(error).split())
-        raise ByeError(f"adapter {adapter} does not fit the model {family.path} ({reason[:300]})") from error
-    family.model = wrapped.merge_and_unload() if family.model.dtype == torch.float32 else wrapped.base_model.model
-    family.model.eval().requires_grad_(False)
 
 
 def _model_type(path):

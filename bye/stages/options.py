@@ -68,7 +68,7 @@ FAMILY = may(
     "--family", None, "llava, internvl, llava_next or qwen3_vl: what the checkpoint must be (default: whichever it is)"
 )
 QUANTIZATION = may("--quantization", None, "4bit: the base model in 4 bits (NF4), as in QLoRA", choices=("4bit",))
-ADAPTER = need("--adapter", "PEFT adapter folder")
+ADAPTER = need("--adapter", "folder that finetune wrote")
 LABELS = need("--labels", "ground truth")
 CELLS = need("--cells", "result files of all cells, at their places in the path scheme", nargs="+")
 CELL_LABELS = need("--labels", "their labels, .../DATASET/ATTACK/sSEED.parquet", nargs="+")

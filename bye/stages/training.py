@@ -9,6 +9,7 @@ from bye.stages.options import (
     SAMPLES,
     SEED,
     THREADS,
+    TUNING,
     VALIDATE,
     may,
     need,
@@ -24,7 +25,8 @@ from bye.stages.options import (
     QUANTIZATION,
     SAMPLES,
     IMAGES,
-    need("--out", "adapter folder to write (PEFT)"),
+    TUNING,
+    need("--out", "folder to write what is trained: for lora, a PEFT adapter"),
     need("--log", "CSV file for the loss"),
     may("--epochs", 3, "passes over the samples"),
     may("--batch-size", 16, "samples a step"),
@@ -32,11 +34,6 @@ from bye.stages.options import (
     need("--learning-rate", "peak learning rate; it falls linearly to zero", type=float),
     may("--warmup", 0.0, "share of the steps with a rising learning rate"),
     may("--adam-epsilon", 1e-8, "AdamW's epsilon: gradients far below it hardly count"),
-    may("--lora-rank", 16, "rank of the LoRA matrices"),
-    may("--lora-alpha", 32.0, "LoRA scale"),
-    may("--lora-dropout", 0.0, "LoRA dropout"),
-    may("--lora-targets", None, "names of the adapted linear layers of the decoder (default: all)", nargs="+"),
-    switch("--lora-projector", False, "adapt the projector's linear layers too"),
     switch("--cache-features", True, "encode each distinct image once (the vision tower is frozen)"),
     switch("--gradient-checkpointing", False, "save memory for time"),
     may("--plain-samples", None, "samples of a fine-tune with the same options, copied if they are these"),
@@ -46,9 +43,10 @@ from bye.stages.options import (
     SEED,
     PROCESSES,
     THREADS,
+    methods=(("tuning", "tuning method"),),
 )
 def finetune(plain_samples, plain_adapter, plain_log, **options):
-    """Fine-tune a model's decoder by LoRA; a killed run goes on from its last checkpoint."""
+    """Fine-tune a model by a tuning method; a killed run goes on from its last checkpoint."""
     from bye.training.finetune import finetune, finetune_kept
 
     if plain_samples is None:

@@ -1,6 +1,6 @@
 """What runs take, before they are started: how many there are, and their memory and time from a model's sizes alone.
 
-Memory of a fine-tune, in bytes: the weights in their dtype; each LoRA parameter 16 (itself, its gradient and AdamW's
+Memory of a fine-tune, in bytes: the weights in their dtype; each trained parameter 16 (itself, its gradient and AdamW's
 two moments in float32); and the activations that wait for the backward pass, of `micro` samples of N tokens, where D is
 the decoder's width, F that of its MLP, K the width of all keys and L the number of layers. A layer keeps
 
@@ -10,18 +10,18 @@ the decoder's width, F that of its MLP, K the width of all keys and L the number
     micro N (2 D L + a)        with it: each layer's input, and one layer's all.
 
 Memory of inference: weights, the cache of keys and values (4 K L a token) and one layer's activations, of a batch.
-Numbers of 4 bytes double all but LoRA's part. A tenth and one gigabyte are added for the allocator and the libraries.
+Numbers of 4 bytes double all but what is trained. A tenth and one gigabyte are added for the allocator and the
+libraries.
 
 Time, from floating-point operations: a forward pass is 2 P a token, P the parameters of the decoder's layers, and 2 a
 patch for those of the vision tower; the decoder's attention adds 2 N D L a token. A backward pass to frozen weights
-costs one forward pass more (there are no gradients of the weights), gradient checkpointing another. A generated token
-counts as TOKEN_COST prompt tokens, since memory and not arithmetic bounds it. The device gives EFFICIENCY of its rate
-in a large matrix product.
+costs one forward pass more, gradient checkpointing another; the gradients of the trained parameters are left out, as
+these are few where an adapter is trained. A generated token counts as TOKEN_COST prompt tokens, since memory and not
+arithmetic bounds it. The device gives EFFICIENCY of its rate in a large matrix product.
 """
 
 import itertools
 import os
-import re
 import time
 from dataclasses import dataclass
 
@@ -50,13 +50,13 @@ class Device:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of a model: parameters of all, of the decoder's layers, of what sees the image, and of LoRA; widths D, F
-    and K, layers L, and the patches of one image."""
+    """Numbers of a model: parameters of all, of the decoder's layers, of what sees the image, and how many are trained;
+    widths D, F and K, layers L, and the patches of one image."""
 
     parameters: int
     decoder: int
     tower: int
-    lora: int
+    trained: int
     width: int
     mlp: int
     keys: int
@@ -72,7 +72,7 @@ class Sizes:
         """Bytes of a fine-tune with `micro` samples of `tokens` tokens in memory; number: bytes of one."""
         kept = (2 * self.width * self.layers + self._layer) if checkpointing else self.layers * self._layer
         base = self.weights(number, quantization)
-        return _with_margin(base + 16 * self.lora + micro * tokens * kept * number / 2)
+        return _with_margin(base + 16 * self.trained + micro * tokens * kept * number / 2)
 
     def inference_bytes(self, tokens, batch, number, quantization=None):
         """Bytes of a batch of answers, prompt and answer of `tokens` tokens together."""
@@ -104,8 +104,8 @@ class Sizes:
         return samples * (self.forward(tokens) + TOKEN_COST * new_tokens * 2 * self.decoder)
 
 
-def sizes_of(family, pattern, rank, image_tokens=0):
-    """Sizes of a loaded family, also without weights, with LoRA of a rank on the linear layers that `pattern` names.
+def sizes_of(family, trained, image_tokens=0):
+    """Sizes of a loaded family, also without weights, of which a tuning method trains so many parameters.
 
     image_tokens: of one image, for the patches that the tower makes them of.
     """
@@ -114,12 +114,11 @@ def sizes_of(family, pattern, rank, image_tokens=0):
     merged = round(merged / getattr(model.config, "downsample_ratio", 1))  # patches in a row that become one token
     decoder = _count(model.model.language_model.layers)
     head = _count(model.model.language_model) - decoder + _count(model.lm_head)
-    linear = [each for name, each in model.named_modules() if re.fullmatch(pattern, name)]
     return Sizes(
         parameters=_count(model),
         decoder=decoder,
         tower=_count(model) - decoder - head,
-        lora=sum(rank * (each.in_features + each.out_features) for each in linear),
+        trained=trained,
         width=text.hidden_size,
         mlp=text.intermediate_size,
         keys=text.hidden_size * text.num_key_value_heads // text.num_attention_heads,

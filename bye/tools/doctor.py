@@ -7,7 +7,6 @@ as `problem`, one sentence each, all else as `ok`.
 import contextlib
 import itertools
 import os
-import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +17,7 @@ from bye.errors import ByeError
 from bye.files import read_json
 from bye.machine import hub
 from bye.machine.distributed import split_batch
+from bye.registry import find
 from bye.tools.clean import find_workflow
 
 EXAMPLE = {  # stands in for a dataset that is not there yet
@@ -80,16 +80,16 @@ def doctor(configfile=(), models=(), datasets=(), rates=None, price=None):
     seconds = {}
     for key in models or config["models"]:
         model = config["models"][key]
-        family = check_model(report, key, model, root)
-        if family is None:
+        found = check_model(report, key, model, root)
+        if found is None:
             continue
         device, achieved = find_device(model["resources"]["gpu"] > 0), measured["rates"].get(key, {})
         if achieved:
             device = Device(measured["device"], measured["memory"], device.rate, measured["bytes"])
         for dataset, (sample, size, entry) in data.items():
             with report.checking(f"{key} on {dataset}"):
-                counts = show_prompt(report, f"{key} on {dataset}", family, sample, size)
-                pair = check_budget(report, key, dataset, config, entry, family, counts, device, achieved)
+                counts = show_prompt(report, f"{key} on {dataset}", found[0], sample, size)
+                pair = check_budget(report, key, dataset, config, entry, found, counts, device, achieved)
                 seconds[key, dataset] = pair
     if seconds:
         show_costs(report, config, seconds, price)
@@ -184,10 +184,12 @@ def show_sample(report, what, sample, images):
 
 
 def check_model(report, key, model, root):
-    """Check one model entry; return its family without weights, or None where there is none to look at."""
+    """Check one model entry; return (its family without weights, the number of parameters that its tuning method
+    trains), or None where there is none to look at."""
     from bye.models import load_model
+    from bye.tools.budget import sizes_of
 
-    what, options = f"model {key}", model["finetune"]
+    what = f"model {key}"
     with report.checking(what):
         path = settings.find_model(f"models.{key}.path", model["path"], root)
         if settings.is_built(path) and not os.path.isdir(path):
@@ -198,36 +200,35 @@ def check_model(report, key, model, root):
         if not os.path.isdir(path):
             hub.check_safetensors(f"config key models.{key}.path: {path}", path)
         family = load_model(path, expected=model["family"], weights=False)
-        layers, sizes = adapted_layers(key, family, options), sizes_with(family, options)
+        trained, words = count_trained(key, model, family, root)
+        parameters = sizes_of(family, trained).parameters
         report.ok(
             what,
-            f"{path} is of family {model['family']}, with {sizes.parameters / 1e6:,.1f} million parameters in "
+            f"{path} is of family {model['family']}, with {parameters / 1e6:,.1f} million parameters in "
             f"safetensors, {family.n_layers} layers and a chat template; no code of its own is run",
         )
-        rank, millions = options["lora_rank"], sizes.lora / 1e6
-        report.ok(what, f"LoRA of rank {rank} on {len(layers)} linear layers, {millions:,.1f} million parameters")
-        return family
+        report.ok(what, f"{words}, {trained / 1e6:,.1f} million parameters")
+        return family, trained
     return None
 
 
-def adapted_layers(key, family, options):
-    """Return the names of the layers that LoRA adapts. Raises ByeError where a target names none."""
-    names = [name for name, _ in family.model.named_modules()]
-    for target in options.get("lora_targets") or []:
-        if not any(re.fullmatch(family.lora_pattern([target], False), name) for name in names):
-            raise ByeError(f"no layer is called {target}; correct config key models.{key}.finetune.lora_targets")
-    return [name for name in names if re.fullmatch(_pattern(family, options), name)]
+def count_trained(key, model, family, root):
+    """Return how many parameters the tuning method of a model entry trains, and what they are in words.
+
+    Raises ByeError, naming the section of the configuration, where its settings do not fit the model.
+    """
+    method = tuning_of(model, root)
+    own = {name: value for name, value in model["finetune"].items() if name in method.settings}
+    try:
+        method.check(own)
+        return method.bind("count", own)(family)
+    except ByeError as error:
+        raise ByeError(f"config section models.{key}.finetune: {error}") from None
 
 
-def sizes_with(family, options, image_tokens=0):
-    """Return the Sizes of a family with the LoRA of an entry's fine-tune."""
-    from bye.tools.budget import sizes_of
-
-    return sizes_of(family, _pattern(family, options), options["lora_rank"], image_tokens)
-
-
-def _pattern(family, options):
-    return family.lora_pattern(options.get("lora_targets"), options["lora_projector"])
+def tuning_of(model, root):
+    """Return the tuning method of a model entry, a name or a file of the repository or of here."""
+    return find("tuning method", model.get("tuning", "lora"), root)
 
 
 def show_prompt(report, what, family, sample, size):
@@ -255,19 +256,19 @@ def _short(text):
 # ---- memory, time and numbers of runs --------------------------------------------------------------------------------
 
 
-def check_budget(report, key, dataset, config, entry, family, counts, device, achieved):
+def check_budget(report, key, dataset, config, entry, found, counts, device, achieved):
     """Compare a pair's memory with the device's, print its time, and return the seconds of each of its runs.
 
-    entry: of the dataset, with its numbers of samples; counts: tokens and image tokens of one sample, which stands for
-    all; achieved: measured operations a second of each stage, where they are known.
+    entry: of the dataset, with its numbers of samples; found: of `check_model`; counts: tokens and image tokens of one
+    sample, which stands for all; achieved: measured operations a second of each stage, where they are known.
     """
-    from bye.tools.budget import EFFICIENCY, STAGES
+    from bye.tools.budget import EFFICIENCY, STAGES, sizes_of
 
     what, model = f"{key} on {dataset}", config["models"][key]
     options, batch = model["finetune"], model["inference_batch_size"]
     (tokens, image_tokens), epochs, samples = counts, options["epochs"], entry["train"]
     checkpointing, cached = options["gradient_checkpointing"], options["cache_features"]
-    sizes = sizes_with(family, options, image_tokens)
+    sizes = sizes_of(*found, image_tokens)
     micro, _ = split_batch(options["batch_size"], max(1, model["resources"]["gpu"]), options["micro_batch_size"])
     number = device.bytes, model["quantization"]
     training = sizes.train_bytes(tokens, micro, checkpointing, *number)

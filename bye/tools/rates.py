@@ -20,8 +20,8 @@ from bye.errors import ByeError
 from bye.extraction.attention import extract
 from bye.files import write_json
 from bye.models import load_model
-from bye.tools.budget import find_device
-from bye.tools.doctor import EXAMPLE, EXAMPLE_SIZE, read_configuration, sizes_with
+from bye.tools.budget import find_device, sizes_of
+from bye.tools.doctor import EXAMPLE, EXAMPLE_SIZE, count_trained, read_configuration, tuning_of
 from bye.training.finetune import finetune
 
 BLOCK = 24  # pixels of an image's squares: a small file, quick to decode
@@ -48,17 +48,19 @@ def measure_rates(out, configfile=(), models=(), steps=50, batches=8, max_new_to
         model = config["models"][key]
         path = settings.find_model(f"models.{key}.path", model["path"], root)
         with TemporaryDirectory() as folder:
-            rates[key] = _measure(key, model, path, Path(folder), device, steps, batches, max_new_tokens)
+            rates[key] = _measure(key, model, path, root, Path(folder), device, steps, batches, max_new_tokens)
     write_json(out, {"device": device.name, "memory": device.memory, "bytes": device.bytes, "rates": rates})
 
 
-def _measure(key, model, path, folder, device, steps, batches, max_new_tokens):
+def _measure(key, model, path, root, folder, device, steps, batches, max_new_tokens):
     """Operations a second of a model's stages, each printed in the units of its own."""
     options = {**model["finetune"], "epochs": 1, "quantization": model["quantization"], "family": model["family"]}
+    method = tuning_of(model, root)
+    options["tuning"] = str(method.path) if method.is_own else method.kind
     family = load_model(path, expected=model["family"], weights=False)
     tokens = family.conversation(EXAMPLE["id"], turns_of(EXAMPLE), EXAMPLE_SIZE)
     n_tokens, n_image = len(tokens.ids), int((tokens.ids == family.image_token_id).sum())
-    sizes = sizes_with(family, options, n_image)
+    sizes = sizes_of(family, count_trained(key, model, family, root)[0], n_image)
     inference = {"family": model["family"], "quantization": model["quantization"]}
     batch = model["inference_batch_size"]
     print(f"{key}: {path}, {n_tokens} tokens a sample, on {device.name}", flush=True)

@@ -1,15 +1,13 @@
-"""The fine-tuning stage: LoRA on the language model by the `transformers` Trainer, resumed where it was killed."""
+"""The fine-tuning stage: a tuning method on a base model by the `transformers` Trainer, resumed where it was killed."""
 
 import math
 import shutil
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from peft.tuners.lora import Linear as LoraLinear
+from peft import PeftModel, prepare_model_for_kbit_training
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from bye.data.samples import read_samples
@@ -18,10 +16,10 @@ from bye.files import filling, replacing_folder, write_bytes, write_csv
 from bye.machine import distributed
 from bye.models import load_model
 from bye.models.workload import Workload
+from bye.registry import find
 from bye.training.checkpoints import fingerprint, last_checkpoint, prepare_checkpoints, remove_unfinished
 from bye.training.trainer import EpochOrder, FeatureTrainer, Watch, blank, collate
 
-APART = ("out", "log", "checkpoint_folder", "validate", "entries")  # arguments that are no settings of the fine-tune
 LOGGED = ("step", "epoch", "loss", "learning_rate")
 
 
@@ -37,11 +35,7 @@ def finetune(
     learning_rate=2e-4,
     warmup=0.0,
     adam_epsilon=1e-8,
-    lora_rank=16,
-    lora_alpha=32,
-    lora_dropout=0.0,
-    lora_targets=None,
-    lora_projector=False,
+    tuning="lora",
     seed=0,
     cache_features=True,
     checkpoints=6,
@@ -54,23 +48,26 @@ def finetune(
     dtype="auto",
     validate=True,
     entries=None,
+    **settings,
 ):
-    """Fine-tune `model` on a samples file; write a standard PEFT adapter folder `out` and the loss curve `log` (CSV).
+    """Fine-tune `model` on a samples file by a tuning method; write its folder `out` and the loss curve `log` (CSV).
 
     model: folder or hub id; images: image root; epochs: float; batch_size: samples an optimiser step over all processes
     (`bye.machine.distributed`), of which each has micro_batch_size at most in memory at once; warmup: share of the
-    steps; adam_epsilon: of AdamW, gradients far below it hardly count; lora_targets: names of the decoder's linear
-    layers that LoRA adapts, by default all; lora_projector: adapt the projector's too; checkpoints: how many times
-    along the run its state is kept, in checkpoint_folder (default `<out>.checkpoints`), which is removed at the end;
-    cache_features: encode each distinct image once and keep the result in memory; quantization: see
-    `bye.models.family.load`; validate: check the samples file, which is not needed where the suite wrote it; entries:
-    its content, if it is read already.
+    steps; adam_epsilon: of AdamW, gradients far below it hardly count; tuning: kind of the method, a name in
+    `bye.methods.tuning` or the path of a .py file; checkpoints: how many times along the run its state is kept, in
+    checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features: encode each distinct
+    image once and keep the result in memory; quantization: see `bye.models.family.load`; validate: check the samples
+    file, which is not needed where the suite wrote it; entries: its content, if it is read already; settings: those of
+    the tuning method.
 
     Loss is on answer tokens only, averaged over those of the whole batch. The same arguments, seed and numbers of
     processes and threads give the same bytes, killed and resumed or not; with other numbers the result is the same but
     for rounding and the draws of dropout. Raises ByeError for bad input, a loss that is not finite and a full disk.
     """
-    settings = {name: value for name, value in locals().items() if name not in APART}
+    method = find("tuning method", tuning)
+    method.check(settings)
+    settings = method.fill(settings)
     if threads:
         torch.set_num_threads(threads)
     if entries is None:
@@ -82,37 +79,26 @@ def finetune(
         parts = (n_processes, "process", "es"), (micro, "sample", "s"), (accumulated, "accumulation step", "s")
         parts = " x ".join(f"{count} {name}{plural * (count != 1)}" for count, name, plural in parts)
         print(f"finetune: batch {batch_size} = {parts}", file=sys.stderr, flush=True)
-        prepare_checkpoints(folder, fingerprint({**settings, "processes": n_processes}, entries))
+        numbers = [epochs, batch_size, micro_batch_size, learning_rate, warmup, adam_epsilon, seed, checkpoints]
+        ways = [cache_features, gradient_checkpointing, quantization, family, n_processes, threads, device, dtype]
+        prepare_checkpoints(folder, fingerprint(model, entries, images, method, settings, [*numbers, *ways]))
     checkpoint = distributed.gather(first and last_checkpoint(folder))[0]
 
-    set_seed(seed)  # before LoRA's random initialisation
+    set_seed(seed)  # before the tuning method draws its first weights
     loaded = load_model(model, expected=family, device=device, dtype=dtype, quantization=quantization)
     half = loaded.model.dtype == torch.bfloat16
-    encode = loaded.tower_features if lora_projector else loaded.image_features
+    tuned = attach(method, settings, seed, loaded, quantization, gradient_checkpointing)
+    trains_projector = loaded.trained["projector"] > 0
+    encode = loaded.tower_features if trains_projector else loaded.image_features
     work = Workload(loaded, entries, images, cache_features, encode)
     dataset, features = list(zip(work.conversations(), work.images, strict=True)), work.features
     if cache_features:
         features(work.images)
-    lora = LoraConfig(
-        r=lora_rank,
-        lora_alpha=lora_alpha,
-        lora_dropout=lora_dropout,
-        target_modules=loaded.lora_pattern(lora_targets, lora_projector),
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=str(model),
-    )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft and transformers on each other's old names
-            if quantization:
-                prepare_model_for_kbit_training(loaded.model, use_gradient_checkpointing=False)
-            if gradient_checkpointing:  # not reentrant: that would cut the gradient off at a frozen input
-                loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            adapted = get_peft_model(loaded.model, lora)
-    except ValueError as error:
-        raise ByeError(f"LoRA does not fit the model {model} ({error}); correct lora_targets") from None
-    if not (lora_dropout or quantization):
-        add_to_weights(adapted)
+
+    def project(names):
+        mixed = half and not isinstance(tuned, PeftModel)  # whose layers see to their precision themselves
+        with torch.autocast(loaded.model.device.type, torch.bfloat16, enabled=mixed):
+            return loaded.project(features(names))
 
     steps = math.ceil(len(entries) / batch_size) * epochs
     log_every = max(1, math.ceil(steps / 200))
@@ -145,7 +131,7 @@ def finetune(
         arguments._n_gpu = 1  # a single process uses one GPU; the Trainer would take all that it sees
     order = EpochOrder(len(dataset), n_processes * micro, seed)
     trainer = FeatureTrainer(
-        model=adapted,
+        model=tuned,
         args=arguments,
         train_dataset=[*dataset, blank(dataset[0])],
         data_collator=collate,
@@ -153,7 +139,7 @@ def finetune(
         order=order,
         inputs=loaded.inputs,
         last_layer=loaded.layers[-1],
-        features=(lambda names: loaded.project(features(names))) if lora_projector else features,
+        features=project if trains_projector else features,
     )
     trainer.remove_callback(PrinterCallback)  # Watch prints
     if not first:
@@ -170,9 +156,39 @@ def finetune(
     rows = [{name: entry[name] for name in LOGGED} for entry in trainer.state.log_history if "loss" in entry]
     write_csv(log, rows, LOGGED)
     with replacing_folder(out) as partial:
-        adapted.save_pretrained(str(partial), safe_serialization=True)
-        (partial / "README.md").unlink(missing_ok=True)  # an empty form
+        method.load().save(tuned, partial)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def attach(method, settings, seed, loaded, quantization, gradient_checkpointing):
+    """Put a tuning method on a loaded model, made ready for training; return the module that is trained.
+
+    Numbers that are trained are float32, whatever the model's are. Raises ByeError for a method that trains nothing, or
+    the vision tower, or weights of a quantised model themselves.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft and transformers on each other's old names
+        if quantization:
+            prepare_model_for_kbit_training(loaded.model, use_gradient_checkpointing=False)
+        if gradient_checkpointing:  # not reentrant: that would cut the gradient off at a frozen input
+            loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        tuned = method.bind("attach", settings, seed=seed)(loaded)
+    trained = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ByeError(f"tuning method {method.kind} trains nothing of the model {loaded.path}; correct its settings")
+    if loaded.trained["tower"]:
+        raise ByeError(
+            f"tuning method {method.kind} trains the vision tower, whose features are kept; let it train nothing but "
+            "the decoder and the projector"
+        )
+    if quantization and not isinstance(tuned, PeftModel):
+        raise ByeError(
+            f"tuning method {method.kind} trains the model's own weights, and in quantization {quantization} adapters "
+            "of peft alone can be trained; leave quantization out, or take another method"
+        )
+    for parameter in trained:
+        parameter.data = parameter.data.float()  # in half precision a small step would be rounded away
+    return tuned
 
 
 def finetune_kept(samples, plain_samples, plain_adapter, plain_log, out, log, validate=True, **options):
@@ -194,21 +210,3 @@ def finetune_kept(samples, plain_samples, plain_adapter, plain_log, out, log, va
             plain_adapter, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".snakemake_timestamp")
         )
     return True
-
-
-def add_to_weights(adapted):
-    """Let LoRA's update be added to a layer's weight, not to its output, wherever it has as many numbers as the weight.
-
-    For tokens x, x(W + sBA)^T is then less work than xW^T + s(xA^T)B^T, forward and backward. As it is with a mini
-    model's narrow layers; for float layers without dropout.
-    """
-    for module in adapted.modules():
-        if isinstance(module, LoraLinear):
-            n_lora = module.lora_A["default"].weight.numel() + module.lora_B["default"].weight.numel()
-            if n_lora >= module.base_layer.weight.numel():
-                module.forward = partial(_forward_on_sum, module)
-
-
-def _forward_on_sum(module, x):
-    weight = module.base_layer.weight + module.get_delta_weight("default")
-    return torch.nn.functional.linear(x, weight, module.base_layer.bias)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback
 
 from bye.errors import ByeError
@@ -18,6 +19,7 @@ from bye.training.checkpoints import COMPLETE
 
 IGNORED = -100  # label of a position without loss
 SECONDS_BETWEEN_LINES = 5
+TRAINED = "trained.safetensors"  # in a checkpoint
 
 
 class FeatureTrainer(Trainer):
@@ -25,7 +27,7 @@ class FeatureTrainer(Trainer):
 
     With padding on the right, no token ever looks at padding under the causal mask alone, so no mask is applied; and
     of the last layer only keys and values are needed everywhere: its queries, and what comes after its attention, are
-    computed for the positions that predict an answer token only.
+    computed for the positions that predict an answer token only. Checkpoints have the trained parameters alone.
     """
 
     def __init__(self, *args, order, inputs, features, last_layer, **kwargs):
@@ -36,6 +38,21 @@ class FeatureTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         return self.order
+
+    def _trained(self):
+        return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
+
+    def _save(self, output_dir=None, state_dict=None):
+        if self.args.should_save:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            tensors = {name: each.detach().contiguous() for name, each in self._trained().items()}
+            save_file(tensors, f"{output_dir}/{TRAINED}")
+
+    @torch.no_grad()
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        kept = load_file(f"{resume_from_checkpoint}/{TRAINED}")
+        for name, parameter in self._trained().items():
+            parameter.copy_(kept[name])
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         labels = inputs["labels"]

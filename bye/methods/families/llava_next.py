@@ -72,3 +72,6 @@ class LlavaNext(Family):
         row_end = (joined == 0).all(-1, keepdim=True)
         projected = torch.where(row_end, self.model.model.image_newline.to(joined), self._projector(joined))
         return list(projected.split([len(each) for each in features]))
+
+    def _parameters_of_project(self):
+        return [*super()._parameters_of_project(), self.model.model.image_newline]

@@ -81,6 +81,9 @@ class Qwen3VL(Family):
         visual = self.model.model.visual
         return [visual.merger, *visual.deepstack_merger_list]
 
+    def _parameters_of_project(self):
+        return [parameter for merger in self._mergers for parameter in merger.parameters()]
+
     def _grids(self, pixels):
         return (pixels["image_grid_thw"][:, 1:] // self._merge).tolist()
 

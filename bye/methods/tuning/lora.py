@@ -1,0 +1,125 @@
+"""LoRA (Hu et al. 2022): two small matrices beside each linear layer of the decoder, and of the projector if asked for.
+
+Saved as a standard PEFT adapter folder.
+"""
+
+import os
+import re
+import warnings
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+
+from bye.errors import ByeError
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def attach(
+    family,
+    *,
+    lora_rank: Annotated[int, {"minimum": 1}] = 16,
+    lora_alpha: Annotated[float, {"exclusiveMinimum": 0}] = 32.0,
+    lora_dropout: Annotated[float, {"minimum": 0, "exclusiveMaximum": 1}] = 0.0,
+    lora_targets: Annotated[
+        list[Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]] | None,
+        {"uniqueItems": True},
+    ] = None,
+    lora_projector: bool = False,
+):
+    """Put LoRA on a loaded family's model; return the PeftModel.
+
+    lora_rank: rank of the LoRA matrices; lora_alpha: LoRA scale; lora_dropout: LoRA dropout; lora_targets: names of the
+    adapted linear layers of the decoder, all if left out; lora_projector: adapt the projector's linear layers too.
+    Raises ByeError where no layer has one of the names.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        target_modules=pattern(family, lora_targets, lora_projector),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(family.path),
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft and transformers on each other's old names
+            adapted = get_peft_model(family.model, config)
+    except ValueError as error:
+        raise ByeError(f"LoRA does not fit the model {family.path} ({error}); correct lora_targets") from None
+    if not (lora_dropout or getattr(family.model, "is_quantized", False)):
+        add_to_weights(adapted)
+    return adapted
+
+
+def save(adapted, folder):
+    """Write the adapter into a folder, as PEFT does it."""
+    adapted.save_pretrained(str(folder), safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)  # an empty form
+
+
+def load(family, folder):
+    """Put the LoRA adapter of a PEFT folder on the family's model.
+
+    In float32 it is merged into the weights, which changes nothing but the speed; half precision would round it.
+    Raises ByeError where the folder is no adapter in safetensors or does not fit the model.
+    """
+    if not os.path.isfile(os.path.join(folder, "adapter_config.json")):
+        raise ByeError(f"{folder} is no PEFT adapter (it has no adapter_config.json); give what finetune wrote")
+    if not os.path.isfile(os.path.join(folder, "adapter_model.safetensors")):
+        raise ByeError(f"{folder} has no adapter_model.safetensors; weights are read as safetensors only")
+    from peft import PeftModel
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft and transformers on each other's old names
+            adapted = PeftModel.from_pretrained(family.model, str(folder))
+    except Exception as error:  # a broken or foreign adapter fails in many ways
+        reason = " ".join(str(error).split())
+        raise ByeError(f"adapter {folder} does not fit the model {family.path} ({reason[:300]})") from error
+    family.model = adapted.merge_and_unload() if family.model.dtype == torch.float32 else adapted.base_model.model
+
+
+def count(family, *, lora_rank=16, lora_targets=None, lora_projector=False):
+    """Number of LoRA's parameters with settings as in `attach`, and what they are in words.
+
+    Raises ByeError where no layer has one of the names.
+    """
+    modules = dict(family.model.named_modules())
+    for target in lora_targets or []:
+        if not any(re.fullmatch(pattern(family, [target], False), name) for name in modules):
+            raise ByeError(f"no layer is called {target}; correct lora_targets")
+    wanted = pattern(family, lora_targets, lora_projector)
+    layers = [module for name, module in modules.items() if re.fullmatch(wanted, name)]
+    number = sum(lora_rank * (layer.in_features + layer.out_features) for layer in layers)
+    return number, f"LoRA of rank {lora_rank} on {len(layers)} linear layers"
+
+
+def pattern(family, targets, projector):
+    """Regular expression of the decoder's linear layers of these names (the vision tower has the same names), and, if
+    `projector` is true, of the projector's."""
+    decoder = rf".*\.language_model\.layers\..*\.({'|'.join(targets or TARGETS)})"
+    return f"{decoder}|{family.projector}" if projector else decoder
+
+
+def add_to_weights(adapted):
+    """Let LoRA's update be added to a layer's weight, not to its output, wherever it has as many numbers as the weight.
+
+    For tokens x, x(W + sBA)^T is then less work than xW^T + s(xA^T)B^T, forward and backward. As it is with a mini
+    model's narrow layers; for float layers without dropout.
+    """
+    from peft.tuners.lora import Linear
+
+    for module in adapted.modules():
+        if isinstance(module, Linear):
+            n_lora = module.lora_A["default"].weight.numel() + module.lora_B["default"].weight.numel()
+            if n_lora >= module.base_layer.weight.numel():
+                module.forward = partial(_forward_on_sum, module)
+
+
+def _forward_on_sum(module, x):
+    weight = module.base_layer.weight + module.get_delta_weight("default")
+    return torch.nn.functional.linear(x, weight, module.base_layer.bias)
