@@ -16,7 +16,7 @@ from bye.stages import STAGES
 
 KNOBS = {  # stage -> config key that says how much a GPU holds at once
     "finetune": "models.KEY.finetune.micro_batch_size",
-    **dict.fromkeys(("attention", "sentinet", "evaluate"), "models.KEY.inference_batch_size"),
+    **dict.fromkeys(("attention", "detect", "evaluate"), "models.KEY.inference_batch_size"),
 }
 READERS = {"integer": int, "number": float, "string": str, "object": json.loads}  # of an option's text, by JSON type
 STAGE, GPUS = "_stage", "_gpus"  # where the parser puts them: no setting of a method is called so

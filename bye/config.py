@@ -49,16 +49,21 @@ def check(config, base):
     base: the folder of the workflow, which has config.schema.yaml. Paths of models become such as `from_pretrained`
     should get. Raises ByeError naming the config key and what is known.
     """
-    schema = read_yaml(Path(base) / "config.schema.yaml")
-    check_schema(config, without_methods(schema))
-    check_schema(config, with_methods(schema, config, base))
-    check_references(config)
+    check_content(config, base)
     for key, model in config["models"].items():
         model["path"] = find_model(f"models.{key}.path", model["path"], base)
         check_family(key, model["family"], model["path"])
     for key, defence in config["defences"].items():
         for setting, file in find("defence", defence["kind"], base).folders.items():
             defence[setting] = find_model(f"defences.{key}.{setting}", defence[setting], base, file)
+
+
+def check_content(config, base):
+    """`check`, but for the folders and checkpoints of models, which stay as the configuration names them."""
+    schema = read_yaml(Path(base) / "config.schema.yaml")
+    check_schema(config, without_methods(schema))
+    check_schema(config, with_methods(schema, config, base))
+    check_references(config)
 
 
 def check_schema(config, schema):
@@ -228,6 +233,8 @@ def check_references(config):
             raise ByeError(f"config key datasets.{key}.json: there is no file {dataset['json']}")
         if dataset.get("images") and not os.path.isdir(dataset["images"]):
             raise ByeError(f"config key datasets.{key}.images: there is no folder {dataset['images']}")
+    for name, entry in config["tables"].items():
+        entry.setdefault("caption", name)
     problems.check(config)
 
 

@@ -8,6 +8,7 @@ configuration is checked without importing what the method needs; `Method.load` 
 
 import ast
 import importlib.util
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -33,12 +34,13 @@ READABLE = {
 @dataclass(frozen=True)
 class Sort:
     """A sort of methods: folder below bye/methods, the config key that holds the kind, and the public functions that a
-    file must have (or a class, of this base)."""
+    file must have (or a class, of this base), those that it may have, and the defaults of its constants."""
 
     name: str
     folder: str
     key: str
     functions: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     base: str | None = None
     constants: dict = field(default_factory=dict)
 
@@ -50,13 +52,16 @@ SORTS = {
             "defence",
             "defences",
             "kind",
+            optional=("passes",),
             constants={"ACTS_ON": "training set", "READS": (), "WRITES": (), "FOLDERS": {}},
         ),
         Sort("trigger", "triggers", "trigger", ("apply",)),
         Sort("target", "targets", "target", ("answer", "hit")),
         Sort("tuning method", "tuning", "tuning", ("attach", "save", "load", "count")),
         Sort("family", "families", "family", base="Family"),
-        Sort("dataset format", "datasets", "format", ("load",), constants={"DIVIDED": True, "ROOT": "root"}),
+        Sort(
+            "dataset format", "datasets", "format", ("load",), ("parts",), constants={"DIVIDED": True, "ROOT": "root"}
+        ),
     )
 }
 
@@ -131,12 +136,22 @@ class Method:
         for name, setting in self.settings.items():
             if setting.required and name not in values:
                 raise ByeError(f"{self.sort.name} {self.kind} needs the setting {name}; give it")
+            if name in values:
+                self._check_value(setting, values[name])
+
+    def _check_value(self, setting, value):
+        from jsonschema import Draft202012Validator
+
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        for error in Draft202012Validator(setting.schema).iter_errors(value):
+            raise ByeError(f"{self.sort.name} {self.kind}: setting {setting.name}: {error.message}; correct it")
 
     def bind(self, name, values, **given):
         """Import the file; return its public function `name` with the settings among `values`, or their defaults.
 
-        given: what the suite fills in where the function takes it (see GIVEN).
+        given: what the suite fills in where the function takes it (see GIVEN). Raises ByeError as `check` does.
         """
+        self.check(values)
         function, filled = self.functions[name], self.fill(values)
         arguments = {setting: filled[setting] for setting in function.settings}
         arguments |= {key: value for key, value in given.items() if key in function.fillable}
@@ -187,11 +202,15 @@ def _read(sort, kind, path, changed):
                 f"{path} must have exactly one public class, a subclass of {wanted.base}; it has {len(classes)}"
             )
         constants |= {name.upper(): value for name, value in _constants(classes[0].body, lower=True).items()}
+        if "MODEL_TYPE" not in constants:
+            raise ByeError(f"{path}: class {classes[0].name} has no model_type; give it that of config.json")
         return Method(wanted, kind, path, {}, {**constants, "CLASS": classes[0].name}, ast.get_docstring(tree) or "")
     names = wanted.functions
     if sort == "defence":
         names = _check_defence(path, constants)
     functions = {name: signature(path, name) for name in names}
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    functions |= {name: signature(path, name) for name in wanted.optional if name in defined}
     if sort == "defence" and constants["ACTS_ON"] in ("training set", "generation"):
         _check_given(path, functions[names[0]], constants["READS"])
     return Method(wanted, kind, path, functions, constants, ast.get_docstring(tree) or "")

@@ -9,6 +9,13 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL = "results/tiny/scienceqa/badnet/s0"
+SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["tables"]
+
+
+def shipped_entry(name, **cells):
+    """Return an entry of the shipped section tables on other cells."""
+    named = {*cells, *(f"{section}s" for section in cells), *(section[:-1] for section in cells)}
+    return {key: value for key, value in SHIPPED[name].items() if key not in named} | cells
 
 
 def small_config(model, **changes):
@@ -38,11 +45,13 @@ def small_config(model, **changes):
             "wo_gmm_bsi": {"kind": "bye", "rule": "paper", "tau": 2.0, "over": "all", "clustering": "threshold"},
         },
         "tables": {
-            "table1": {**cells, "defences": ["vanilla", "bye"]},
-            "table2": {**cells, "defences": ["bye"]},
-            "table5": {**cells, "defences": ["tau_0", "bye"]},
-            "table7": {**cells, "defences": ["wo_gmm_bsi", "bye"]},
-            "figure4": {**cells, "defences": ["wo_gmm_bsi", "bye"]},
+            "table1": shipped_entry("table1", **cells, defences=["vanilla", "bye"]),
+            "table2": shipped_entry("table2", **cells, defences=["bye"]),
+            "figure3": shipped_entry("figure3", **cells, defences=["bye"]),
+            "layers": shipped_entry("layers", **cells, defences=["bye"]),
+            "table5": shipped_entry("table5", **cells, defences=["tau_0", "bye"]),
+            "table7": shipped_entry("table7", **cells, defences=["wo_gmm_bsi", "bye"]),
+            "figure4": shipped_entry("figure4", **cells, defences=["wo_gmm_bsi", "bye"]),
         },
         **changes,
     }

@@ -12,19 +12,19 @@ from small_workflow import ROOT
 import bye.answers.evaluate
 import bye.cli
 import bye.extraction.attention
-import bye.methods.defences.zip
-import bye.stages
 import bye.training.finetune
 from bye.errors import ByeError
-from bye.stages import STAGES, Stage
+from bye.stages import STAGES, Stage, options
 
 # What a stage with **options calls; of several functions, the first is always called.
 FUNCTIONS = {
     "finetune": (bye.training.finetune.finetune, bye.training.finetune.finetune_kept),
     "attention": (bye.extraction.attention.extract,),
     "evaluate": (bye.answers.evaluate.evaluate,),
-    "purify": (bye.methods.defences.zip.purify,),
 }
+
+
+APART = {"evaluate": {"reference", "reference_images"}}  # options that the stage makes an argument of
 
 
 def option_names(stage):
@@ -48,7 +48,7 @@ def test_options_are_what_the_function_takes(name):
         assert option_names(STAGES[name]) == set(parameters)
     elif name in FUNCTIONS:
         wanted = [inspect.signature(function).parameters for function in FUNCTIONS[name]]
-        assert option_names(STAGES[name]) - {"processes"} <= set().union(*wanted)  # the command line starts them
+        assert option_names(STAGES[name]) - {"processes"} <= set().union(*wanted, APART.get(name, ()))
         needed = {key for key, each in wanted[0].items() if each.default is each.empty and key != "settings"}
         assert needed <= option_names(STAGES[name])
 
@@ -94,7 +94,20 @@ def test_unknown_stage_and_missing_option(capsys):
 
 
 def test_module_and_missing_file(tmp_path):
-    command = [sys.executable, "-m", "bye", "random-drop", "--samples", "no such.json", "--flags", "flags.parquet"]
+    command = [
+        sys.executable,
+        "-m",
+        "bye",
+        "keep",
+        "--samples",
+        "no such.json",
+        "--flags",
+        "flags",
+        "--kept",
+        "k",
+        "--dropped",
+        "d",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert process.returncode == 2
@@ -132,8 +145,8 @@ def painted(monkeypatch, tmp_path):
     def paint(**options):
         calls.append(options)
 
-    options = (bye.stages.need("--trigger", "which"), bye.stages.may("--text", "none", "any"), bye.stages.SEED)
-    monkeypatch.setitem(STAGES, "paint", Stage(paint, "It paints.", options, (("trigger", "trigger"),)))
+    own = (options.need("--trigger", "which"), options.may("--text", "none", "any"), options.SEED)
+    monkeypatch.setitem(STAGES, "paint", Stage(paint, "It paints.", own, (("trigger", "trigger"),)))
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text(OWN_TRIGGER)
     return calls

@@ -233,7 +233,8 @@ def test_wrong_root_format_or_fields(rsvqa_root, tmp_path):
     with pytest.raises(ByeError, match="has no folder iconqa/train/choose_txt or .* give the root of the official"):
         prepare("iconqa", rsvqa_root, 1, 1, 0, tmp_path)
     with pytest.raises(
-        ByeError, match="unknown dataset format 'coco'; choose one of scienceqa, iconqa, flickr30k, rsvqa, llava"
+        ByeError,
+        match="unknown dataset format 'coco'; known: flickr30k, iconqa, llava, rsvqa, scienceqa, or the path of a .py file",
     ):
         prepare("coco", rsvqa_root, 1, 1, 0, tmp_path)
     dump(rsvqa_root / "LR_split_train_answers.json", {"answers": [{"id": 0}]})

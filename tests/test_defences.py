@@ -187,7 +187,7 @@ def test_entropies_are_as_in_the_file_where_all_samples_have_as_many_tokens(tmp_
 
 
 def test_unknown_rule(tmp_path, attention):
-    with pytest.raises(ByeError, match="paper, released"):
+    with pytest.raises(ByeError, match="setting rule: 'mine' is not one of \\['paper', 'released'\\]"):
         detect(attention, outputs(tmp_path)[1], rule="mine")
 
 

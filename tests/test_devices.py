@@ -134,7 +134,7 @@ TRAINING = {"batch_size": 16, "micro_batch_size": None, "gradient_checkpointing"
         ),
         ("evaluate", {"batch_size": 64}, "out of GPU memory with models.KEY.inference_batch_size at 64; set it to 32"),
         ("attention", {"batch_size": 1}, "models.KEY.inference_batch_size at 1; take a GPU with more memory"),
-        ("sentinet", {"batch_size": 5}, "models.KEY.inference_batch_size at 5; set it to 2"),
+        ("detect", {"batch_size": 5}, "models.KEY.inference_batch_size at 5; set it to 2"),
         ("purify", {"batch_size": 32}, "out of GPU memory; see what else runs on the GPU (nvidia-smi), or take one"),
     ],
 )

@@ -211,7 +211,7 @@ def test_training_and_test_samples_of_one_file(tmp_path, images):
         prepare("llava", images, 11, None, 0, tmp_path / "out", json=path)
     with pytest.raises(ByeError, match="all its 10 samples are set apart for testing"):
         prepare("llava", images, None, 10, 0, tmp_path / "out", json=path)
-    with pytest.raises(ByeError, match="format llava needs the path of a JSON"):
+    with pytest.raises(ByeError, match="dataset format llava needs the setting json; give it"):
         prepare("llava", images, None, None, 0, tmp_path / "out")
 
 

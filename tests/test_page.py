@@ -5,6 +5,12 @@ import pytest
 from bye.errors import ByeError
 from bye.report.page import results_page
 
+ENTRIES = {
+    "table1": {"title": "Table 1", "caption": "Clean performance"},
+    "table2": {"title": "Table 2", "caption": "Detection of poisoned samples"},
+    "figure3": {"title": "Figure 3", "caption": "Entropy"},
+}
+
 
 def test_a_page_of_what_is_there(tmp_path):
     results, notes, out = tmp_path / "results", tmp_path / "notes", tmp_path / "docs" / "results.md"
@@ -14,10 +20,10 @@ def test_a_page_of_what_is_there(tmp_path):
     (results / "figure3.png").write_bytes(b"picture")
     (notes / "intro.md").write_text("What it is.\n")
     (notes / "figure3.md").write_text("Two modes.\n")
-    assert results_page(results, notes, out, ["commit abc"], "Two seeds", "--config seeds=[0,1]") == 2
+    assert results_page(ENTRIES, results, notes, out, ["commit abc"], "Two seeds", "--config seeds=[0,1]") == 2
     page = out.read_text()
     order = [
-        *("# Two seeds\n", "What it is.", "- commit abc", "## Table 2", "| a | 99.00 |"),
+        *("# Two seeds\n", "What it is.", "- commit abc", "## Table 2: detection of poisoned samples", "| a | 99.00 |"),
         *("## Figure 3", "results/figure3.png --config", "Two modes.", "](figures/figure3.png)"),
     ]
     places = [page.index(text) for text in order]
@@ -28,5 +34,5 @@ def test_a_page_of_what_is_there(tmp_path):
 
 def test_no_results_no_page(tmp_path):
     with pytest.raises(ByeError, match="no tables or figures; run snakemake first"):
-        results_page(tmp_path, tmp_path, tmp_path / "page.md", [], "Results")
+        results_page(ENTRIES, tmp_path, tmp_path, tmp_path / "page.md", [], "Results")
     assert not (tmp_path / "page.md").exists()

@@ -45,10 +45,10 @@ def evaluate(
 
     CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; ASR is the share of triggered
     samples, in per cent, whose output is the target (a text, or a dict with its kind and settings). adapter may be
-    None: the base model; tuning: the method that it is of; validate: check the samples files, which is not needed where the suite wrote them. guard: a
-    function from the loaded Family to a Guard, or None; with one, predictions.parquet says which samples it caught, and
-    eval.json their shares in per cent. Several processes (`bye.machine.distributed`) share the samples, and the first
-    one writes. Raises ByeError for bad input.
+    None: the base model; tuning: the method that it is of; validate: check the samples files, which is not needed where
+    the suite wrote them. guard: a function from the loaded Family to a Guard, or None; with one, predictions.parquet
+    says which samples it caught, and eval.json their shares in per cent. Several processes (`bye.machine.distributed`)
+    share the samples, and the first one writes. Raises ByeError for bad input.
     """
     if metric not in METRICS:
         raise ByeError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")

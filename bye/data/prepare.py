@@ -43,9 +43,9 @@ def check_folder(format, root, settings=()):
     A few looks into folders; no file is read. settings: of the format.
     """
     method = find("dataset format", format)
-    parts = getattr(method.load(), "parts", None)
-    wanted = {} if parts is None else {name: value for name, value in dict(settings).items() if name in method.settings}
-    for part in [] if parts is None else parts(Path(root), **wanted):
+    if "parts" not in method.functions:
+        return
+    for part in method.bind("parts", _of(method, settings))(Path(root)):
         if part.is_dir() and not any(part.iterdir()):
             raise ByeError(f"dataset folder {root} is half there: {part} is empty; copy it again or download the rest")
         if not part.exists():
@@ -58,7 +58,12 @@ def load_split(format, root, split, seed, settings=()):
     Of a set without splits, `split` is None, and they are all that it has.
     """
     method = find("dataset format", format)
-    return method.bind("load", dict(settings), seed=seed)(root, split)
+    return method.bind("load", _of(method, settings), seed=seed)(root, split)
+
+
+def _of(method, settings):
+    """Those of the settings of a dataset entry that are the format's own."""
+    return {name: value for name, value in dict(settings).items() if name in method.settings}
 
 
 def _official(format, root, split, count, seed, settings):

@@ -20,20 +20,18 @@ these are few where an adapter is trained. A generated token counts as TOKEN_COS
 arithmetic bounds it. The device gives EFFICIENCY of its rate in a large matrix product.
 """
 
-import itertools
 import os
 import time
 from dataclasses import dataclass
 
 import torch
 
-from bye.config import BUILT_IN_ATTACK
+from bye.plan import entries
 
 EFFICIENCY = 0.4
 TOKEN_COST = 10
 QUANTIZED = {"4bit": 0.52}  # bytes a weight: NF4 in blocks of 64, whose constants are quantised again
-STAGES = ("fine-tune", "attention", "evaluation", "sentinet")
-FINE_TUNED = ("random", "bye", "sentinet", "oracle")  # kinds of defences after which a model is fine-tuned again
+STAGES = ("fine-tune", "attention", "evaluation", "detection")  # the last: of detectors that run the model
 # Where no GPU is at hand: name, bytes, bfloat16 operations a second.
 REFERENCE = ("an A100 of 80 GB (no GPU is here)", 80e9, 312e12)
 
@@ -94,10 +92,9 @@ class Sizes:
         image = 2 * self.tower * self.patches
         return samples * (epochs * (2 + checkpointing) * self.forward(tokens, image=False) + towers * image)
 
-    def trials(self, samples, reference, pasted, tokens):
-        """Operations of SentiNet: for each training sample, and each clean one that fits the boundary, a forward and a
-        backward pass, and two passes over each of the clean images that the regions are pasted on."""
-        return (samples + reference - pasted) * (2 * pasted + 2) * self.forward(tokens)
+    def passes(self, number, tokens):
+        """Operations of a number of forward passes over one sample each."""
+        return number * self.forward(tokens)
 
     def answers(self, samples, tokens, new_tokens):
         """Operations, or what costs as much, of `samples` answers of `new_tokens` tokens."""
@@ -136,51 +133,61 @@ def _with_margin(amount):
 
 
 def runs_of(config, name):
-    """Return what one table of a configuration wants: (plain, further, answered, tried), sets of cells.
+    """Return what one entry of the section tables wants: (plain, further, answered, tried), sets of cells.
 
-    A cell is a tuple (model, dataset, attack, seed, defence). plain: fine-tunes whose attention is read too; further:
-    those after a defence; answered: cells that are evaluated; tried: cells of SentiNet.
+    plain: fine-tunes whose attention is read too; further: those after a defence; answered: cells that are evaluated;
+    tried: those whose detector runs the model.
     """
-    kinds = {key: defence["kind"] for key, defence in config["defences"].items()}
-    vanilla = next(key for key, kind in kinds.items() if kind == "none")
-    table, plain, answered, tried = config["tables"][name], set(), set(), set()
-    single = "model" in table  # a figure of single samples, of the first seed
-    runs = itertools.product(
-        [table["model"]] if single else table["models"],
-        [table["dataset"]] if single else table["datasets"],
-        table.get("attacks") or [table["attack"]],
-        config["seeds"][:1] if single else config["seeds"],
-    )
-    for run in runs:
-        plain.add((*run, vanilla))
-        if name in ("table1", "table3", "table6"):
-            answered |= {(*run, defence) for defence in table["defences"]}
-        elif name == "poison_rate" and run[2] != BUILT_IN_ATTACK:
-            answered |= {(*run, defence) for defence in (vanilla, table["defences"][0])}
-        tried |= {(*run, defence) for defence in table.get("defences", ()) if kinds[defence] == "sentinet"}
-    return plain, {cell for cell in answered if kinds[cell[4]] in FINE_TUNED}, answered, tried
+    methods = {key: entries.method_of(config, key) for key in config["defences"]}
+    plain = entries.plain_defence(config)
+    runs = entries.cells(config, name)
+    answered = {cell for cell, file in entries.cell_files(config, name) if file == "eval.json"}
+    trained = {cell for cell in answered if methods[cell.defence].acts_on == "training set"}
+    tried = {cell for cell in runs if "model" in methods[cell.defence].reads}
+    return {cell.of(plain) for cell in runs}, trained, answered, tried
 
 
 def cells(config):
-    """Return what all tables of a configuration want together, as `runs_of` does for one."""
+    """Return what all entries of a configuration want together, as `runs_of` does for one."""
     return tuple(map(set.union, *(runs_of(config, name) for name in config["tables"])))
+
+
+def detectors(config, samples, reference):
+    """Return {defence: number of forward passes} of each detector that runs the model.
+
+    samples, reference: numbers of training samples, and of clean ones that it may be given. A method says it by a
+    function `passes`; one without takes a pass for each sample.
+    """
+    found = {}
+    for key, defence in config["defences"].items():
+        method = entries.method_of(config, key)
+        if "model" in method.reads:
+            settings = {name: value for name, value in defence.items() if name != "kind"}
+            told = "passes" in method.functions
+            found[key] = method.bind("passes", settings)(samples, reference) if told else samples
+    return found
 
 
 def costs(config, seconds):
     """Return {table: {stage: seconds}}: what each table adds to those before it, for no run is done twice.
 
-    seconds: {(model, dataset): {stage: seconds of one run}}; runs of other pairs are left out. After a defence a
-    fine-tune has a few samples less, which is not counted.
+    seconds: {(model, dataset): {stage: seconds of one run}}, of the stage detection {defence: seconds}; runs of other
+    pairs are left out. After a defence a fine-tune has a few samples less, which is not counted.
     """
     done, table_costs = [set() for _ in range(len(STAGES))], {}
     for name in config["tables"]:
         plain, further, answered, tried = runs_of(config, name)
         table_costs[name] = dict.fromkeys(STAGES, 0.0)
         for stage, before, wanted in zip(STAGES, done, (plain | further, plain, answered, tried), strict=True):
-            new = {cell for cell in wanted - before if cell[:2] in seconds}
-            table_costs[name][stage] = sum(seconds[cell[:2]][stage] for cell in new)
+            new = {cell for cell in wanted - before if (cell.model, cell.dataset) in seconds}
+            table_costs[name][stage] = sum(_seconds_of(seconds, stage, cell) for cell in new)
             before |= wanted
     return table_costs
+
+
+def _seconds_of(seconds, stage, cell):
+    amount = seconds[cell.model, cell.dataset][stage]
+    return amount[cell.defence] if isinstance(amount, dict) else amount
 
 
 def find_device(wants_gpu):

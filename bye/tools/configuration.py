@@ -7,10 +7,10 @@ from bye.errors import ByeError
 
 
 def read_configuration(configfile=()):
-    """Return (the workflow's folder, config.yaml with `configfile` laid over it, checked). Raises ByeError."""
+    """Return (the workflow's folder, config.yaml with `configfile` laid over it). Raises ByeError."""
     root = find_workflow()
     config = settings.read_config([root / "config.yaml", *configfile])
-    settings.check(config, root)
+    settings.check_content(config, root)
     return root, config
 
 

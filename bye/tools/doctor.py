@@ -18,7 +18,7 @@ from bye.files import read_json
 from bye.machine import hub
 from bye.machine.distributed import split_batch
 from bye.registry import find
-from bye.tools.clean import find_workflow
+from bye.tools.configuration import read_configuration
 
 EXAMPLE = {  # stands in for a dataset that is not there yet
     "id": "an example",
@@ -95,15 +95,6 @@ def doctor(configfile=(), models=(), datasets=(), rates=None, price=None):
         show_costs(report, config, seconds, price)
     print(f"{report.problems or 'no'} problem{'s' * (report.problems != 1)}")
     return report.problems
-
-
-def read_configuration(configfile):
-    """Return (the repository's folder, config.yaml with the files `configfile` laid over it). Raises ByeError."""
-    root = find_workflow()
-    config = settings.read_config([root / "config.yaml", *configfile])
-    settings.check_schema(config, root / "config.schema.yaml")
-    settings.check_references(config)
-    return root, config
 
 
 def read_rates(path):
@@ -262,7 +253,7 @@ def check_budget(report, key, dataset, config, entry, found, counts, device, ach
     entry: of the dataset, with its numbers of samples; found: of `check_model`; counts: tokens and image tokens of one
     sample, which stands for all; achieved: measured operations a second of each stage, where they are known.
     """
-    from bye.tools.budget import EFFICIENCY, STAGES, sizes_of
+    from bye.tools.budget import EFFICIENCY, STAGES, detectors, sizes_of
 
     what, model = f"{key} on {dataset}", config["models"][key]
     options, batch = model["finetune"], model["inference_batch_size"]
@@ -284,18 +275,16 @@ def check_budget(report, key, dataset, config, entry, found, counts, device, ach
                 f"the {name} needs about {_gb(needed)}, and {device.name} has {_gb(device.memory)}; change config key "
                 f"models.{key}.{change}, or take a device with more",
             )
-    pasted = max([each["pasted"] for each in config["defences"].values() if each["kind"] == "sentinet"], default=0)
     operations = {
         "fine-tune": sizes.fine_tune(samples, epochs, tokens, checkpointing, cached),
         "attention": samples * sizes.forward(tokens),
         "evaluation": 2 * sizes.answers(entry["test"], tokens, entry["max_new_tokens"]),  # clean and triggered
-        "sentinet": sizes.trials(samples, entry["test"], pasted, tokens),
     }
-    # SentiNet is mostly forward passes.
     rates = {**dict.fromkeys(STAGES, EFFICIENCY * device.rate), **achieved}
-    rates["sentinet"] = rates["attention"]
-    seconds = {stage: operations[stage] / rates[stage] for stage in STAGES}
-    times = ", ".join(f"{stage} {_duration(seconds[stage])}" for stage in STAGES[:-1])
+    seconds = {stage: operations[stage] / rates[stage] for stage in operations}
+    times = ", ".join(f"{stage} {_duration(spent)}" for stage, spent in seconds.items())
+    passes = detectors(config, samples, entry["test"])  # mostly forward passes, at the rate of the extraction
+    seconds["detection"] = {key: sizes.passes(number, tokens) / rates["attention"] for key, number in passes.items()}
     report.ok(what, f"about {_gb(training)} to fine-tune and {_gb(answering)} to evaluate; {times}, on {device.name}")
     return seconds
 
@@ -307,7 +296,9 @@ def show_costs(report, config, seconds, price):
     rows = costs(config, seconds)
     unit = "hours" if sum(sum(row.values()) for row in rows.values()) >= 7200 else "minutes"
     scale = 3600 if unit == "hours" else 60
-    plain, further, answered, _ = ([run for run in part if run[:2] in seconds] for part in cells(config))
+    plain, further, answered, _ = (
+        [cell for cell in part if (cell.model, cell.dataset) in seconds] for part in cells(config)
+    )
     report.ok(
         "tables",
         f"plain fine-tunes {len(plain)}, after a defence {len(further)}, evaluations {len(answered)}; {unit} of one "

@@ -21,7 +21,8 @@ from bye.extraction.attention import extract
 from bye.files import write_json
 from bye.models import load_model
 from bye.tools.budget import find_device, sizes_of
-from bye.tools.doctor import EXAMPLE, EXAMPLE_SIZE, count_trained, read_configuration, tuning_of
+from bye.tools.configuration import read_configuration
+from bye.tools.doctor import EXAMPLE, EXAMPLE_SIZE, count_trained, tuning_of
 from bye.training.finetune import finetune
 
 BLOCK = 24  # pixels of an image's squares: a small file, quick to decode

@@ -76,6 +76,15 @@ def detect(
     )
 
 
+def passes(samples, reference, *, pasted: int):
+    """Return how many forward passes it takes, for numbers of training samples and of clean ones.
+
+    For each training sample, and each clean one that fits the boundary, a forward and a backward pass, and two passes
+    over each of the clean images that the regions are pasted on.
+    """
+    return (samples + reference - pasted) * (2 * pasted + 2)
+
+
 class Boundary:
     """The highest fooled rate that clean regions reach, over the confidence in answers to inert pastes: a parabola.
 
