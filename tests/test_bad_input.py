@@ -64,7 +64,7 @@ def test_a_folder_that_is_no_model_of_a_known_family(tmp_path):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ByeError, match="is of type 'qwen2_vl'; supported are llava, internvl, llava_next, qwen3_vl"):
+    with pytest.raises(ByeError, match="is of type 'qwen2_vl'; supported are internvl, llava, llava_next, qwen3_vl"):
         load_model(tmp_path)
 
 

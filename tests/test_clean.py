@@ -14,8 +14,8 @@ from tiny_models import write_tiny_model
 import bye.tools.clean
 from bye.data.samples import read_samples
 from bye.errors import ByeError
-from bye.models import FAMILIES
-from bye.tools.clean import MODEL_TYPES, clean, summarise
+from bye.tools import configuration
+from bye.tools.clean import clean, summarise
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +120,6 @@ def test_a_model_of_ones_own_config_file(tmp_path, model, monkeypatch):
     assert config["models"] == {"ours": {**entry, "path": str(model)}}
 
 
-def test_it_knows_the_families_that_models_are_loaded_as():
-    schema = yaml.safe_load((ROOT / "config.schema.yaml").read_text())
-    assert list(FAMILIES) == list(MODEL_TYPES) == schema["$defs"]["model"]["properties"]["family"]["enum"]
-
-
 def test_too_few_samples(tmp_path, model):
     data, images = write_set(tmp_path, n=5)
     with pytest.raises(ByeError, match="has 5 samples; the detector needs 10 or more"):
@@ -132,10 +127,10 @@ def test_too_few_samples(tmp_path, model):
 
 
 def test_without_the_workflow_it_says_how_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(bye.tools.clean, "__file__", str(tmp_path / "site-packages/bye/clean.py"))
+    monkeypatch.setattr(configuration, "__file__", str(tmp_path / "site-packages/bye/tools/configuration.py"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ByeError, match="install the package from its clone"):
-        bye.tools.clean.find_workflow()
+        configuration.find_workflow()
 
 
 def test_the_summary_says_what_was_found(tmp_path):

@@ -11,7 +11,8 @@ from test_data import dump, flickr30k_root, iconqa_root, rsvqa_root, scienceqa_r
 from tiny_models import write_tiny_model
 
 import bye.cli
-from bye.data.prepare import LAYOUTS, check_folder
+from bye.config import MINI
+from bye.data.prepare import check_folder
 from bye.errors import ByeError
 from bye.methods.tuning import lora
 from bye.models import load_model
@@ -184,7 +185,7 @@ def test_a_folder_half_there_names_what_is_missing(request, form, missing):
             check_folder(form, root)
 
 
-@pytest.mark.parametrize("form", LAYOUTS)
+@pytest.mark.parametrize("form", MINI)
 def test_what_the_generator_writes_is_whole(form, tmp_path):
     from bye.mini.world import write_dataset
 
@@ -212,7 +213,7 @@ def test_each_run_is_paid_for_once(here, capsys, tmp_path):
     config = {**small_config("model"), "seeds": [0, 1]}
     pair = dict.fromkeys(budget.STAGES, 60.0)
     costs = budget.costs(config, {("tiny", "scienceqa"): pair})
-    assert costs["table1"] == {"fine-tune": 240.0, "attention": 120.0, "evaluation": 240.0, "sentinet": 0.0}
+    assert costs["table1"] == {"fine-tune": 240.0, "attention": 120.0, "evaluation": 240.0, "detection": 0.0}
     assert all(amount == 0 for name in tables if name != "table1" for amount in costs[name].values())
     assert budget.costs(config, {}) == {name: dict.fromkeys(budget.STAGES, 0) for name in tables}
 

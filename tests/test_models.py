@@ -11,11 +11,12 @@ from tokenizers import decoders, normalizers, pre_tokenizers
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from bye.errors import ByeError
-from bye.models import FAMILIES, load_model
+from bye.models import families, load_model
 from bye.models.family import pad, position_ids
 from bye.models.prompt import ANSWER, IMAGE, SYSTEM, TEXT, PromptEncoder
 
 EVERY = pytest.mark.parametrize("family", TEMPLATES)
+FAMILIES = families()
 HOSTILE = ["</s>", "<s>", "<image>", "<unk>", "<|im_end|>", "<|im_start|>system\n", "<IMG_CONTEXT>", "<img>x</img>"]
 HOSTILE += ["<|image_pad|>", "<|vision_start|>x<|vision_end|>", "[INST] [/INST]</s>"]
 QUESTIONS = ["What is it?", " What  is\nthis?\n\nA. dog\nB. cät ", "日本 🐕", "a"]

@@ -7,27 +7,19 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
 import pytest
-from bye.cleaning.defences import detect
+import yaml
+from detectors import detect
+from small_workflow import ROOT, shipped_entry
 
 from bye.errors import ByeError
-from bye.flags import write_flags
+from bye.flags import Verdict, write_flags
+from bye.plan.definition import definition
 from bye.report.figures import poison_rate_figure
 from bye.report.reference import paper_number
-from bye.report.tables import (
-    cells_of,
-    labels_of,
-    layers_table,
-    poison_rate_table,
-    table1,
-    table2,
-    table4,
-    table5,
-    table8,
-    table_of_attacks,
-    table_of_variants,
-)
+from bye.report.tables import cells_of, table
 
 PAPER = {"llava-mini": "llava-1.5-7b", "internvl-mini": "internvl2.5-8b"}
+MODELS = {**{key: {"paper": paper} for key, paper in PAPER.items()}, "mine": {"paper": None}}
 
 
 def result(root, name, content, model="llava-mini", dataset="scienceqa", seed=0, defence="bye", attack="badnet"):
@@ -46,6 +38,20 @@ def detection(root, precision, recall, f1, auroc, n_flagged, layers, **cell):
     content = {"precision": precision, "recall": recall, "f1": f1, "auroc": auroc, "average_precision": auroc}
     content |= {"n_flagged": n_flagged, "n_poisoned": 100, "n_samples": 1000, "sensitive_layers": layers}
     return result(root, "detection.json", content, **cell)
+
+
+def make(out, name, paths, labels=(), reference=(), seeds=(0,), config=None, **cells):
+    """Make a table of the shipped configuration on other cells (by default llava-mini on scienceqa)."""
+    everything = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    everything |= {"seeds": list(seeds), **(config or {})}
+    one = {"models": ["llava-mini"], "datasets": ["scienceqa"]}
+    everything["tables"] = {name: shipped_entry(name, **one | cells)}
+    for attack in everything["attacks"].values():
+        attack.setdefault("share", 1 / 16)
+    for defence in everything["defences"].values():
+        defence.setdefault("clustering", "gmm")
+    table(definition(everything, name), out, paths, labels, reference)
+    return rows_of(out)
 
 
 def rows_of(path):
@@ -91,14 +97,18 @@ def test_paper_f1_is_the_harmonic_mean(model, dataset):
 
 
 def test_table1(tmp_path):
+    cells = {
+        "models": ["llava-mini", "mine"],
+        "datasets": ["scienceqa", "flickr30k"],
+        "defences": ["vanilla", "bye", "oracle"],
+    }
     paths = [
         evaluation(tmp_path, 90.125, 97, dataset=dataset, defence=defence, model=model)
-        for dataset in ("scienceqa", "flickr30k")
-        for model in ("llava-mini", "mine")
-        for defence in ("vanilla", "bye", "oracle")
+        for dataset in cells["datasets"]
+        for model in cells["models"]
+        for defence in cells["defences"]
     ]
-    table1(cells_of(paths), tmp_path / "table1.csv", PAPER)
-    rows = rows_of(tmp_path / "table1.csv")
+    rows = make(tmp_path / "table1.csv", "table1", paths, config={"models": MODELS}, **cells)
     assert list(rows[0]) == ["model", "method", "dataset", "CP", "ASR", "paper_CP", "paper_ASR", "note"]
     assert [(row["model"], row["method"], row["dataset"]) for row in rows[:4]] == [
         ("llava-mini", "vanilla", "scienceqa"),
@@ -113,27 +123,26 @@ def test_table1(tmp_path):
 
 
 def test_table1_without_triggered_test_set(tmp_path):
-    table1(cells_of([evaluation(tmp_path, 80.0, None)]), tmp_path / "table1.csv")
-    [row] = rows_of(tmp_path / "table1.csv")
-    assert (row["CP"], row["ASR"], row["paper_CP"]) == ("80.00", "", "")
+    [row] = make(tmp_path / "t.csv", "table1", [evaluation(tmp_path, 80.0, None)], defences=["bye"])
+    assert (row["CP"], row["ASR"]) == ("80.00", "")
 
 
 def test_table1_over_seeds(tmp_path):
     paths = [evaluation(tmp_path, 80 + 2 * seed, 90 + seed, seed=seed) for seed in (2, 0, 1)]
-    table1(cells_of(paths), tmp_path / "table1.csv", PAPER)
-    [row] = rows_of(tmp_path / "table1.csv")
+    [row] = make(tmp_path / "table1.csv", "table1", paths, seeds=(0, 1, 2), defences=["bye"])
     assert (row["CP"], row["CP_std"]) == ("82.00", "2.00")  # 80, 82, 84: sample standard deviation 2
     assert (row["ASR"], row["ASR_std"], row["n_seeds"]) == ("91.00", "1.00", "3")
+    assert list(row)[-4:] == ["CP_std", "ASR_std", "n_seeds", "note"]
 
 
 def test_twins_hold_the_same_cells(tmp_path):
-    table1(cells_of([evaluation(tmp_path, 80.0, 5.0, defence="random_drop")]), tmp_path / "table1.csv", PAPER)
-    [row] = rows_of(tmp_path / "table1.csv")
+    paths = [evaluation(tmp_path, 80.0, 5.0, defence="random_drop")]
+    [row] = make(tmp_path / "table1.csv", "table1", paths, defences=["random_drop"])
     markdown = (tmp_path / "table1.md").read_text().splitlines()
     assert [cell.strip() for cell in markdown[0].strip("|").split("|")] == list(row)
     assert [cell.strip() for cell in markdown[2].strip("|").split("|")] == list(row.values())
     latex = (tmp_path / "table1.tex").read_text()
-    assert r"\toprule" in latex
+    assert r"\toprule" in latex and r"\caption{Clean performance and attack success.}" in latex
     body = latex.split("\\midrule\n")[1].split("\n\\bottomrule")[0]
     cells = [cell.strip().replace(r"\_", "_") for cell in body.removesuffix(r"\\").split("&")]
     assert cells == list(row.values())
@@ -143,7 +152,7 @@ def test_best_and_second_best_are_marked_among_what_competes(tmp_path):
     numbers = {"vanilla": (90, 97), "random_drop": (89, 95), "bye": (90, 0), "oracle": (99, 0)}
     paths = [evaluation(tmp_path, *pair, defence=defence) for defence, pair in numbers.items()]
     paths += [evaluation(tmp_path, 10, 50, dataset="iconqa"), evaluation(tmp_path, 5, None, dataset="rsvqa")]
-    table1(cells_of(paths), tmp_path / "table1.csv", PAPER)
+    make(tmp_path / "table1.csv", "table1", paths, datasets=["scienceqa", "iconqa", "rsvqa"], defences=list(numbers))
     lines = (tmp_path / "table1.md").read_text().splitlines()[2:]
     marked = {(row[1], row[2]): row[3:5] for row in ([cell.strip() for cell in line.split("|")[1:]] for line in lines)}
     assert marked["vanilla", "scienceqa"] == ["**90.00**", "97.00"]  # CP up, ASR down; equals share the rank
@@ -164,8 +173,7 @@ def test_table2(tmp_path):
         detection(tmp_path, 0.9876, 0.9, 0.94178, 0.995, 91, [2, 3]),
         detection(tmp_path, None, 0.0, 0.0, None, 0, [], dataset="iconqa"),
     ]
-    table2(cells_of(paths), tmp_path / "table2.csv", PAPER)
-    found, nothing = rows_of(tmp_path / "table2.csv")
+    found, nothing = make(tmp_path / "table2.csv", "table2", paths, datasets=["scienceqa", "iconqa"])
     assert list(found) == (
         ["model", "dataset", "precision", "recall", "f1", "auroc", "n_flagged", "sensitive_layers"]
         + ["paper_P", "paper_R", "paper_F1"]
@@ -183,8 +191,7 @@ def test_table2_over_seeds_tells_where_no_layer_was_sensitive(tmp_path):
         detection(tmp_path, 1.0, 0.9, 0.95, 0.99, 90, [2, 3], seed=0),
         detection(tmp_path, None, 0.0, 0.0, None, 0, [], seed=1),
     ]
-    table2(cells_of(paths), tmp_path / "table2.csv", PAPER)
-    [row] = rows_of(tmp_path / "table2.csv")
+    [row] = make(tmp_path / "table2.csv", "table2", paths, seeds=(0, 1))
     assert row["sensitive_layers"] == "2 3 | none"
     assert (row["recall"], row["f1"], row["n_flagged"], row["n_seeds"]) == ("45.00", "47.50", "45.0", "2")
     assert row["f1_std"] == "67.18"  # |95 - 0| / sqrt 2
@@ -195,31 +202,18 @@ def test_table2_over_seeds_tells_where_no_layer_was_sensitive(tmp_path):
 
 
 def test_missing_and_broken_results(tmp_path):
-    out = tmp_path / "table1.csv"
-    path = evaluation(tmp_path, 80.0, 5.0)
+    out, path = tmp_path / "table1.csv", evaluation(tmp_path, 80.0, 5.0)
     with pytest.raises(ByeError, match="second result"):
-        table1(cells_of([path, path]), out)
-    with pytest.raises(ByeError, match="one attack"):
-        table1(cells_of([path, evaluation(tmp_path, 80.0, 5.0, attack="blend")]), out)
-    with pytest.raises(ByeError, match=r"no eval\.json"):
-        table1(cells_of([detection(tmp_path, 1, 1, 1, 1, 1, [1])]), out)
+        make(out, "table1", [path, path], defences=["bye"])
     path.write_text("{}")
     with pytest.raises(ByeError, match=r"eval\.json has no 'CP'"):
-        table1(cells_of([path]), out)
+        make(out, "table1", [path], defences=["bye"])
     path.unlink()
     with pytest.raises(ByeError, match="does not exist"):
-        table1(cells_of([path]), out)
+        make(out, "table1", [path], defences=["bye"])
     with pytest.raises(ByeError, match="not in a folder"):
         cells_of([tmp_path / "eval.json"])
-    with pytest.raises(ByeError, match="one attack"):
-        table1([], out)
     assert not out.exists()
-
-
-def test_table2_is_about_one_detector(tmp_path):
-    paths = [detection(tmp_path, 1, 1, 1, 1, 1, [1], defence=defence) for defence in ("bye", "oracle")]
-    with pytest.raises(ByeError, match="one detector"):
-        table2(cells_of(paths), tmp_path / "table2.csv")
 
 
 # ---- ablations -----------------------------------------------------------------------------------------------------
@@ -230,9 +224,10 @@ def test_table_of_attacks_names_the_papers_settings(tmp_path):
     for attack, f1 in (("mine", 0.9), ("fixed_dual", 0.8)):
         paths.append(evaluation(tmp_path, 91.0, 1.5, attack=attack))
         paths.append(detection(tmp_path, 0.95, f1, f1, 0.99, 105, [1], attack=attack))
-    triggers = {"mine": "badnet", "fixed_dual": "fixed_dual"}
-    table_of_attacks(cells_of(paths), tmp_path / "table3.csv", 3, triggers, PAPER)
-    first, second = rows_of(tmp_path / "table3.csv")
+    attacks = {"mine": {"trigger": "badnet", "rate": 0.1}, "fixed_dual": {"trigger": "fixed_dual", "rate": 0.1}}
+    first, second = make(
+        tmp_path / "table3.csv", "table3", paths, config={"attacks": attacks}, attacks=["mine", "fixed_dual"]
+    )
     assert (first["attack"], first["CP"], first["ASR"], first["f1"]) == ("mine", "91.00", "1.50", "90.00")
     assert (first["paper_F1"], second["paper_F1"], second["paper_ASR"]) == ("96.71", "94.73", "0.10")
     assert (tmp_path / "table3.md").exists() and "toprule" in (tmp_path / "table3.tex").read_text()
@@ -240,37 +235,36 @@ def test_table_of_attacks_names_the_papers_settings(tmp_path):
 
 def test_a_number_that_the_paper_lacks_is_an_empty_cell(tmp_path):
     paths = [detection(tmp_path, 0.95, 0.9, 0.92, 0.99, 105, [1], attack="texture", model="other")]
-    table_of_attacks(cells_of(paths), tmp_path / "table6.csv", 6, {"texture": "texture"}, PAPER)
-    (row,) = rows_of(tmp_path / "table6.csv")
+    cells = {"models": ["other"], "attacks": ["texture"]}
+    (row,) = make(tmp_path / "table6.csv", "table6", paths, config={"models": {"other": {"paper": None}}}, **cells)
     assert row["CP"] == row["ASR"] == row["paper_F1"] == "" and row["precision"] == "95.00"
 
 
 def test_table5_is_in_the_order_of_tau_and_says_where_no_layer_is_sensitive(tmp_path):
     paths = [
-        detection(tmp_path, None, 0.0, 0.0, None, 0, [], defence="tau_3"),
-        detection(tmp_path, 0.5, 1.0, 0.66667, 0.9, 200, [0, 1, 2], defence="tau_0"),
+        detection(tmp_path, None, 0.0, 0.0, None, 0, [], defence="tau_3.0"),
+        detection(tmp_path, 0.5, 1.0, 0.66667, 0.9, 200, [0, 1, 2], defence="tau_0.0"),
         detection(tmp_path, 0.5, 1.0, 0.66667, 0.9, 200, [0, 1, 2], defence="bye"),
     ]
-    table5(cells_of(paths), tmp_path / "table5.csv", {"tau_3": 3.0, "tau_0": 0.0, "bye": 2.0}, PAPER)
-    rows = rows_of(tmp_path / "table5.csv")
+    rows = make(tmp_path / "table5.csv", "table5", paths, defences=["tau_3.0", "tau_0.0", "bye"])
     assert [row["tau"] for row in rows] == ["0", "2", "3"] and [row["n_layers"] for row in rows] == ["3", "3", "0"]
     assert [row["paper_F1"] for row in rows] == ["63.93", "96.71", ""]
     assert [row["note"] for row in rows] == ["", "", "no sensitive layer"] and rows[2]["precision"] == ""
+    assert list(rows[0])[-1] == "note"
 
 
 def test_table_of_variants(tmp_path):
     paths = [
         detection(tmp_path, 0.9, 0.9, f1, 0.9, 100, [1], defence=defence, seed=seed)
-        for defence, f1 in (("a", 0.5), ("bye", 0.75))
+        for defence, f1 in (("wo_gmm", 0.5), ("bye", 0.75))
         for seed in (0, 1)
     ]
-    names = {"a": "threshold", "bye": "gmm"}
-    table_of_variants(cells_of(paths), tmp_path / "table7.csv", names, 7, PAPER)
-    first, second = rows_of(tmp_path / "table7.csv")
+    cells = {"seeds": (0, 1), "defences": ["wo_gmm", "bye"]}
+    first, second = make(tmp_path / "table7.csv", "table7", paths, **cells)
     assert (first["variant"], first["f1"], first["paper_F1"]) == ("threshold", "50.00", "71.52")
     assert (second["f1"], second["paper_F1"], second["n_seeds"], second["f1_std"]) == ("75.00", "96.71", "2", "0.00")
-    table_of_variants(cells_of(paths), tmp_path / "figure4.csv", names)
-    assert "paper_F1" not in rows_of(tmp_path / "figure4.csv")[0]
+    first, second = make(tmp_path / "figure4.csv", "figure4", paths, **cells)
+    assert (first["variant"], second["variant"]) == ("w/o GMM", "full BYE") and "paper_F1" not in first
 
 
 def test_layers_table_has_the_auroc_of_each_layer(tmp_path):
@@ -283,13 +277,12 @@ def test_layers_table_has_the_auroc_of_each_layer(tmp_path):
     columns = {"id": [str(i) for i in range(100)], "n_image_tokens": [81] * 100}
     columns |= {f"entropy_0{layer}": entropies[:, layer] for layer in (0, 1)}
     pq.write_table(pyarrow.table(columns), folder / "vanilla/attention.parquet")
-    detect(folder / "vanilla/attention.parquet", folder / "bye/layers.csv", folder / "bye/flags.parquet")
+    detect(folder / "vanilla/attention.parquet", folder / "bye/flags.parquet")
     labels = tmp_path / "labels/scienceqa/badnet/s0.parquet"
     labels.parent.mkdir(parents=True)
     pq.write_table(pyarrow.table({"id": columns["id"], "poisoned": poisoned}), labels)
-    cells = cells_of([folder / "vanilla/attention.parquet", folder / "bye/layers.csv"])
-    layers_table(cells, labels_of([labels]), tmp_path / "layers.csv")
-    first, second = rows_of(tmp_path / "layers.csv")
+    paths = [folder / "vanilla/attention.parquet", folder / "bye/layers.csv"]
+    first, second = make(tmp_path / "layers.csv", "layers", paths, labels=[labels])
     assert (first["layer"], first["sensitive"], second["sensitive"]) == ("0", "false", "true")
     assert second["auroc"] == "1.00" and 0.2 < float(first["auroc"]) < 0.8
     assert float(second["mu_low"]) == pytest.approx(2.0, abs=0.1) and float(second["bsi"]) > 10
@@ -300,50 +293,53 @@ def test_table4_is_of_the_datasets_as_loaded(tmp_path):
     for name, count in (("train", 3), ("test", 2)):
         entries = [{"id": str(i), "image": "a.png", "conversations": turns} for i in range(count)]
         (tmp_path / f"{name}.json").write_text(json.dumps(entries))
-    files = {"train": tmp_path / "train.json", "test": tmp_path / "test.json"}
-    entries = [
-        {"dataset": "mine", "format": "iconqa", **files},
-        {"dataset": "own", "format": "llava", **files, "test": None},
-    ]
-    table4(entries, tmp_path / "table4.csv")
-    first, second = rows_of(tmp_path / "table4.csv")
+    paths = [tmp_path / "train.json", tmp_path / "test.json"] * 2
+    sets = {"mine": {"format": "iconqa", "test": 2}, "own": {"format": "llava", "test": 1}}
+    cells = {"datasets": ["mine", "own"]}
+    first, second = make(tmp_path / "table4.csv", "table4", paths, config={"datasets": sets}, **cells)
     assert (first["train"], first["test"], first["paper_train"], first["answer"]) == ("3", "2", "10000", "option")
     assert (first["prompt"], first["question"], first["example"]) == ("Answer.", "How many? A. 1 B. 2", "B")
-    assert second["test"] == second["paper_test"] == second["task"] == ""
+    assert (second["format"], second["paper_train"], second["task"]) == ("llava", "", "")
 
 
-def test_poison_rate_counts_what_is_dropped_from_an_untouched_set_too(tmp_path):
+def test_poison_rates_and_the_untouched_set(tmp_path):
     paths = []
-    for attack, flagged in (("none", 1), ("badnet", 5)):
+    for attack, share in (("none", 0.02), ("badnet", 0.1)):
         for defence in ("bye", "bye_released"):
-            folder = tmp_path / f"llava-mini/scienceqa/{attack}/s0/{defence}"
+            folder = tmp_path / "llava-mini/scienceqa" / attack / "s0" / defence
             folder.mkdir(parents=True)
-            mask = np.arange(50) < flagged
-            write_flags(folder / "flags.parquet", [str(i) for i in range(50)], mask, [""] * 50)
+            flagged = np.arange(50) < 50 * share
+            write_flags(folder / "flags.parquet", [str(i) for i in range(50)], Verdict.of(flagged, ""))
             paths.append(folder / "flags.parquet")
     paths.append(detection(tmp_path, 0.8, 1.0, 0.9, 0.99, 5, [1]))
     paths += [evaluation(tmp_path, 90.0, 2.0), evaluation(tmp_path, 91.0, 99.0, defence="vanilla")]
-    poison_rate_table(cells_of(paths), tmp_path / "rate.csv", {"none": 0.0, "badnet": 0.1}, "vanilla")
-    untouched, poisoned, *released = rows_of(tmp_path / "rate.csv")
+    rows = make(tmp_path / "rate.csv", "poison_rate", paths, attacks=["none", "badnet"])
+    untouched, poisoned, *released = rows
     assert (untouched["rate"], untouched["dropped"], untouched["ASR"], untouched["f1"]) == ("0", "2.00", "", "")
     assert (poisoned["rate"], poisoned["dropped"], poisoned["recall"]) == ("10", "10.00", "100.00")
     assert (poisoned["ASR_vanilla"], poisoned["ASR"]) == ("99.00", "2.00")
-    assert [row["method"] for row in released] == ["bye_released"] * 2
+    assert [row["method"] for row in released] == ["bye_released"] * 2 and released[1]["ASR"] == ""
     poison_rate_figure(tmp_path / "rate.csv", tmp_path / "rate.pdf")
     assert (tmp_path / "rate.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_table8_measures_both_beside_the_papers_aspects(tmp_path):
-    paths, benchmarks = [], {}
-    for defence, seconds in (("sentinet", [50.0]), ("bye", [4.0, 1.0])):
+def test_table8_measures_both_beside_the_papers_aspects(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths, steps = [], {"detect": ("sentinet", 50.0), "attention": ("", 4.0), "detect_layers": ("bye", 1.0)}
+    for defence in ("sentinet", "bye"):
         paths.append(detection(tmp_path, 0.9, 0.8, 0.85, 0.9, 100, [1] if defence == "bye" else None, defence=defence))
-        benchmarks[defence, "badnet"] = []
-        for number, value in enumerate(seconds):
-            path = tmp_path / f"{defence}{number}.tsv"
-            path.write_text(f"s\th:m:s\n{value}\t0:00:01\n")
-            benchmarks[defence, "badnet"].append(path)
-    table8(cells_of(paths), benchmarks, 300, tmp_path / "table8.csv")
-    rows = rows_of(tmp_path / "table8.csv")
+        verdict = Verdict.of(np.arange(1000) < 100, "")
+        write_flags(paths[-1].with_name("flags.parquet"), [str(i) for i in range(1000)], verdict)
+        paths.append(paths[-1].with_name("flags.parquet"))
+    for rule, (defence, seconds) in steps.items():
+        path = tmp_path / "results/benchmarks" / rule / f"llava-mini.scienceqa.badnet.s0.{defence}".rstrip(".")
+        path.parent.mkdir(parents=True)
+        path.with_name(f"{path.name}.tsv").write_text(f"s\th:m:s\n{seconds}\t0:00:01\n")
+    reference = tmp_path / "scienceqa/s0/test.json"
+    reference.parent.mkdir(parents=True)
+    turns = [{"from": "human", "value": "<image>\nA?"}, {"from": "gpt", "value": "B"}]
+    reference.write_text(json.dumps([{"id": i, "image": "a.png", "conversations": turns} for i in range(300)]))
+    rows = make(tmp_path / "table8.csv", "table8", paths, reference=[reference], attacks=["badnet"])
     assert len(rows) == 5 + 1 + 4 and rows[0]["sentinet"].startswith("CNN-based")
     assert (rows[5]["sentinet"], rows[5]["bye"]) == ("300 clean samples", "none")
     assert (rows[-2]["aspect"], rows[-2]["bye"]) == ("F1 (%)", "85.00")

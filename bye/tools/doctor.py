@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 
 from bye import config as settings
 from bye.data.images import load_image
-from bye.data.samples import id_of, read_samples, turns_of
+from bye.data.prepare import load_split
+from bye.data.samples import id_of, turns_of, validate_samples
 from bye.errors import ByeError
 from bye.files import read_json
 from bye.machine import hub
@@ -122,13 +123,17 @@ def check_dataset(report, key, config):
     asked = f"{entry['train'] or 'all'} training and {entry['test'] or 'no'} test samples"
     with report.checking(what):
         settings.check_root(key, entry)
-        if entry["format"] == "llava":
-            samples = read_samples(entry["json"], images_root=entry["images"])
+        method = find("dataset format", entry["format"])
+        if not method.divided:
+            root = entry[method.root]
+            source = entry.get("json") or root
+            samples = load_split(entry["format"], root, None, config["seeds"][0], entry)
+            validate_samples(samples, source, root)
             if max(1, entry["train"]) + entry["test"] > len(samples):
-                raise ByeError(f"{asked} are asked for, and {entry['json']} has {len(samples)}; ask for fewer")
+                raise ByeError(f"{asked} are asked for, and {source} has {len(samples)}; ask for fewer")
             entry["train"] = entry["train"] or len(samples) - entry["test"]
-            report.ok(what, f"{asked}, of {len(samples)} in {entry['json']}")
-            sample, size = show_sample(report, what, samples[0], entry["images"])
+            report.ok(what, f"{asked}, of {len(samples)} in {source}")
+            sample, size = show_sample(report, what, samples[0], root)
         elif settings.is_downloaded(entry) and not os.path.isdir(entry["root"]):
             report.ok(what, f"{asked}; the rule fetch downloads it to {entry['root']}")
         elif os.path.isdir(raw := entry["root"] or f"results/data/{key}/raw"):
@@ -141,9 +146,7 @@ def check_dataset(report, key, config):
 
 def official_sample(report, what, asked, entry, raw, seed):
     """Compare the counts of a dataset in its official layout with what is asked for; return a training sample."""
-    from bye.data.prepare import load_split
-
-    splits = {split: load_split(entry["format"], raw, split, entry["json"], seed) for split in ("train", "test")}
+    splits = {split: load_split(entry["format"], raw, split, seed, entry) for split in ("train", "test")}
     there = " and ".join(f"{len(samples)} {split}" for split, samples in splits.items())
     if any(entry[split] > len(samples) for split, samples in splits.items()):
         raise ByeError(f"{asked} are asked for, and {raw} has {there}; ask for fewer")
@@ -153,12 +156,11 @@ def official_sample(report, what, asked, entry, raw, seed):
 
 def drawn_sample(report, what, form, seed):
     """Return a sample as the generator of mini datasets draws them."""
-    from bye.data.prepare import load_split
     from bye.mini.world import write_dataset
 
     with TemporaryDirectory() as folder:
         write_dataset(form, Path(folder) / "raw", n_train=1, n_test=1, seed=seed)
-        return show_sample(report, what, load_split(form, f"{folder}/raw", "train", None, 0)[0], f"{folder}/raw")
+        return show_sample(report, what, load_split(form, f"{folder}/raw", "train", 0)[0], f"{folder}/raw")
 
 
 def show_sample(report, what, sample, images):
