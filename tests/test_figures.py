@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from bye.cleaning.defences import detect, random_drop
+from detectors import detect
 from matplotlib.axes import Axes
 from PIL import Image
 
@@ -44,7 +44,7 @@ def run(tmp_path):
         columns |= {f"entropy_{layer:02d}": column for layer, column in enumerate(entropies.T)}
         pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "attention.parquet")
         flags, layers = tmp_path / "flags.parquet", tmp_path / "layers.csv"
-        detect(tmp_path / "attention.parquet", layers, flags, tau=tau)
+        detect(tmp_path / "attention.parquet", flags, tau=tau)
         return flags, layers
 
     return run
@@ -176,7 +176,7 @@ def examples(tmp_path):
 
 def test_maps_over_the_layers_clean_above_poisoned(tmp_path, examples, drawn):
     for name in ("figure2.png", "figure2.pdf"):
-        maps_figure(*examples, tmp_path / name)
+        maps_figure([("badnet", *examples)], tmp_path / name)
     half = len(drawn) // 2
     assert drawn[:half] == ["4.39 nats"] * 3 + ["2.71 nats"] * 3 + ["4.39 nats", "0.00 nats", "4.39 nats"] * 2 + [
         "image"
