@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from detectors import detect
+from detectors import detect, detect_on_samples
 from matplotlib.axes import Axes
 from PIL import Image
 
@@ -117,7 +117,7 @@ def test_identical_samples(tmp_path, run):
 
 def test_flags_of_another_defence(tmp_path):
     (tmp_path / "train.json").write_text('[{"id": "q0"}, {"id": "q1"}]')
-    random_drop(tmp_path / "train.json", tmp_path / "flags.parquet", share=0.5)
+    detect_on_samples("random", tmp_path / "train.json", tmp_path / "flags.parquet", share=0.5)
     with pytest.raises(ByeError, match="needs the flags of the bye detector"):
         entropy_figure(tmp_path / "flags.parquet", tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
