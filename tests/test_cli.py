@@ -123,7 +123,7 @@ from typing import Annotated, Literal
 def apply(
     pixels,
     *,
-    rng,
+    seed,
     side: Annotated[int, {"minimum": 1}],
     share: Annotated[float, {"maximum": 1}] = 0.5,
     corner: Literal["left", "right"] = "left",

@@ -22,7 +22,7 @@ from transformers import AutoModelForImageTextToText
 
 import bye.data.samples
 from bye.errors import ByeError
-from bye.methods.tuning.lora import add_to_weights
+from bye.methods.tuning.lora import add_to_weights, attach
 from bye.models import load_model
 from bye.training.finetune import finetune, finetune_kept
 from bye.training.trainer import IGNORED, ChosenPositions, FeatureTrainer, collate
@@ -308,8 +308,10 @@ def test_errors_in_one_sentence(root, tmp_path):
         finetune(root / "llava", empty, root, tmp_path / "out", tmp_path / "log.csv", **OPTIONS)
     with pytest.raises(ByeError, match=r"the loss is .* lower the learning rate"):
         run(root, tmp_path / "out", learning_rate=1e30, lora_dropout=0.0)
-    with pytest.raises(ByeError, match="LoRA does not fit"):
+    with pytest.raises(ByeError, match="setting lora_targets: 'nothing' is not one of"):
         run(root, tmp_path / "out", lora_targets=["nothing"])
+    with pytest.raises(ByeError, match="LoRA does not fit the model"):
+        attach(load_model(root / "llava"), lora_targets=["nothing"])
     with pytest.raises(ByeError, match="not a multiple of micro_batch_size 3"):
         run(root, tmp_path / "out", micro_batch_size=3)
     assert not (tmp_path / "out").exists()
