@@ -8,8 +8,9 @@ import pyarrow.parquet
 
 from bye.errors import ByeError
 from bye.files import write_parquet
+from bye.formats import FLAGS, names
 
-COLUMNS = ("id", "score", "p_low", "flagged", "reason")
+COLUMNS = names(FLAGS)
 
 
 @dataclass(frozen=True)

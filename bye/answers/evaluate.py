@@ -9,6 +9,7 @@ from bye.attacks.poison import find_target, target_settings
 from bye.data.samples import answer_of, id_of, read_samples
 from bye.errors import ByeError
 from bye.files import write_json, write_parquet
+from bye.formats import CAUGHT, PREDICTION, parquet_schema
 from bye.machine import distributed
 from bye.machine.progress import Progress
 from bye.metrics.accuracy import is_correct
@@ -80,21 +81,12 @@ def evaluate(
         shares["caught_triggered"] = 100.0 * float(np.mean(caught))
     if distributed.rank() > 0:
         return
-    schema = SCHEMA if guard is None else SCHEMA.append(pa.field("caught", pa.bool_()))
+    schema = SCHEMA if guard is None else parquet_schema(PREDICTION + CAUGHT)
     write_parquet(predictions, pa.Table.from_pylist(rows, schema=schema))
     write_json(out, result if guard is None else result | shares)
 
 
-SCHEMA = pa.schema(
-    {
-        "id": pa.string(),
-        "split": pa.string(),
-        "prediction": pa.string(),
-        "reference": pa.string(),
-        "references": pa.list_(pa.string()),
-        "correct": pa.bool_(),  # null where the metric has no right and wrong
-    }
-)
+SCHEMA = parquet_schema(PREDICTION)
 
 
 def _rows(split, entries, answers, references, correct, caught):

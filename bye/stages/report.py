@@ -149,3 +149,15 @@ def results_page(configfile, **options):
     _, config = read_configuration(configfile)
     count = results_page(entries=config["tables"], **options)
     print(f"results-page: {count} targets in {options['out']}")
+
+
+@stage(
+    "formats-page",
+    may("--out", "docs/formats.md", "page to write"),
+)
+def formats_page(out):
+    """Write the page on the files that the workflow writes."""
+    from bye.report.formats_page import formats_page
+
+    count = formats_page(out)
+    print(f"formats-page: {count} entries in {out}")

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from bye.data.samples import read_samples
 from bye.errors import ByeError
 from bye.files import filling, replacing_folder, write_bytes, write_csv
+from bye.formats import LOSS, names
 from bye.machine import distributed
 from bye.models import load_model
 from bye.models.workload import Workload
@@ -20,7 +21,7 @@ from bye.registry import find
 from bye.training.checkpoints import fingerprint, last_checkpoint, prepare_checkpoints, remove_unfinished
 from bye.training.trainer import EpochOrder, FeatureTrainer, Watch, blank, collate
 
-LOGGED = ("step", "epoch", "loss", "learning_rate")
+LOGGED = names(LOSS)
 
 
 def finetune(

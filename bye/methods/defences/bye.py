@@ -7,16 +7,14 @@ import numpy as np
 
 from bye.errors import ByeError, counted
 from bye.flags import Verdict
+from bye.formats import LAYER, names
 
 ACTS_ON = "training set"
 READS = ("entropy",)
 WRITES = ("layers.csv",)
 
 PAPER_IMAGE_TOKENS = 576  # of LLaVA-1.5: the paper's fixed threshold of 4.5 nats belongs to as many
-LAYER_COLUMNS = (
-    *("layer", "mu_low", "sigma_low", "weight_low", "mu_high", "sigma_high", "weight_high"),
-    *("bsi", "released_margin", "sensitive"),
-)
+LAYER_COLUMNS = names(LAYER)
 
 
 def detect(

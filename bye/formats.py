@@ -1,0 +1,239 @@
+"""The columns of the files that the workflow writes: names, types, units and meanings, in the order of the file.
+
+Stages take their columns from here, and docs/formats.md is made of it. Loads no torch.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+# Types of Parquet columns; those of JSON and CSV files are names only (CSV is text: an empty field is no value).
+PARQUET_TYPES = {
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "int32": pa.int32(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "list of float32": pa.list_(pa.float32()),
+    "list of string": pa.list_(pa.string()),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table or a key of a JSON object. A name with LAYER stands for one column a layer: 00, 01, ..."""
+
+    name: str
+    type: str
+    text: str
+
+
+def columns(*rows):
+    """Return Columns of (name, type, meaning) rows."""
+    return tuple(Column(*row) for row in rows)
+
+
+def names(columns):
+    """Return the names of columns, in order."""
+    return tuple(column.name for column in columns)
+
+
+def parquet_schema(columns, n_layers=0):
+    """Return the pyarrow schema of columns; those of each layer are written out for n_layers."""
+    fields = []
+    for column in columns:
+        layers = range(n_layers) if "LAYER" in column.name else [0]
+        fields += [
+            pa.field(column.name.replace("LAYER", f"{layer:02d}"), PARQUET_TYPES[column.type]) for layer in layers
+        ]
+    return pa.schema(fields)
+
+
+# ---- samples and labels ----------------------------------------------------------------------------------------------
+
+SAMPLE = columns(
+    ("id", "string or integer", "no other sample of the file has it; it says nothing about poison"),
+    ("image", "string", "path of the image, relative to the image folder that belongs to the file"),
+    ("conversations", "list of objects", '{"from": "human" or "gpt", "value": text}, turn by turn'),
+    ("references", "list of string", "only in test sets of captions: all reference captions"),
+)
+LABEL = columns(
+    ("id", "string", "id of the training sample, integers as text"),
+    ("poisoned", "bool", "whether the attack poisoned it"),
+)
+
+# ---- a cell ----------------------------------------------------------------------------------------------------------
+
+LOSS = columns(
+    ("step", "integer", "optimiser steps done"),
+    ("epoch", "number", "passes over the training set done"),
+    ("loss", "number", "cross-entropy of the answer tokens in nats, mean over the steps since the line before"),
+    ("learning_rate", "number", "at this step"),
+)
+ATTENTION = columns(
+    ("id", "string", "id of the training sample"),
+    ("n_image_tokens", "int32", "tokens T that its image has"),
+    ("entropy_LAYER", "float32", "of the head-averaged attention on image tokens (Eq. 5), nats, 0 to ln T"),
+    (
+        "system_mass",
+        "list of float32",
+        "each head's share on system text, role tags and special tokens, 0 to 1; layer by layer",
+    ),
+    ("image_mass", "list of float32", "the same on the image tokens"),
+    ("text_mass", "list of float32", "the same on the question; the three add up to 1"),
+)
+MAPS = columns(
+    ("ids", "string (n,)", "ids of the samples, two clean and two poisoned ones by default"),
+    (
+        "maps",
+        "float32 (n, layers, T)",
+        "attention on image tokens (Eq. 4), row by row of the grid; zeros beyond a sample's own",
+    ),
+    ("grids", "int64 (n, 2)", "rows and columns of each sample's image tokens"),
+)
+LAYER = columns(
+    ("layer", "integer", "index of the decoder layer, from 0"),
+    ("mu_low", "number", "mean of the mixture's component with less entropy, nats"),
+    ("sigma_low", "number", "its standard deviation, nats"),
+    ("weight_low", "number", "its share of the samples, 0 to 1"),
+    ("mu_high", "number", "mean of the other component, nats"),
+    ("sigma_high", "number", "its standard deviation, nats"),
+    ("weight_high", "number", "its share of the samples, 0 to 1"),
+    ("bsi", "number", "Bimodal Separation Index (Eq. 7), no unit"),
+    ("released_margin", "number", "|mu_high - mu_low| / (sigma_low + sigma_high), for the rule of the released code"),
+    ("sensitive", "true or false", "whether the layer is averaged over"),
+)
+FLAGS = columns(
+    ("id", "string", "id of the training sample, in the order of the samples file"),
+    (
+        "score",
+        "float64",
+        "low is suspicious; of bye mean entropy of the sensitive layers, nats; NaN where it has none",
+    ),
+    ("p_low", "float64", "posterior of the component with less entropy, 0 to 1; NaN where there is none"),
+    ("flagged", "bool", "whether the sample is to be dropped"),
+    ("reason", "string", "why, in a sentence; empty where it is kept"),
+)
+# Further columns of flags.parquet, by the kind of the defence.
+FLAGS_OF_KIND = {
+    "bye": columns(("mean_entropy", "float64", "mean entropy of all layers, nats")),
+    "sentinet": columns(
+        ("inert_confidence", "float64", "confidence in answers to clean images with noise pasted there, 0 to 1"),
+        ("fooled", "float64", "share of clean images that its salient region makes answer as it does, 0 to 1"),
+    ),
+}
+DROPPED = columns(
+    *((column.name, column.type, column.text) for column in SAMPLE[:3]),
+    ("bye", "object", '{"score": number or null, "p_low": number or null, "reason": string}, as in flags.parquet'),
+)
+DETECTION = columns(
+    ("precision", "number or null", "poisoned samples among the flagged ones, 0 to 1; null where none is flagged"),
+    ("recall", "number or null", "flagged samples among the poisoned ones, 0 to 1; null without poison"),
+    ("f1", "number or null", "2 TP / (2 TP + FP + FN), 0 to 1; null where nothing is flagged or poisoned"),
+    ("auroc", "number or null", "area under the ROC curve of the scores, 0 to 1; null without scores"),
+    ("average_precision", "number or null", "of the scores, 0 to 1; null without scores"),
+    ("n_flagged", "integer", "samples flagged"),
+    ("n_poisoned", "integer", "samples poisoned"),
+    ("n_samples", "integer", "samples of the training set"),
+    ("sensitive_layers", "list of integer, or null", "layers averaged over; null where the defence selects none"),
+)
+PREDICTION = columns(
+    ("id", "string", "id of the test sample"),
+    ("split", "string", "clean or triggered"),
+    ("prediction", "string", "the model's answer"),
+    ("reference", "string", "the right answer (of captions the first); of triggered samples the target"),
+    ("references", "list of string", "all right answers; of triggered samples the target"),
+    ("correct", "bool", "whether they agree; null where the metric (cider) has no right and wrong"),
+)
+CAUGHT = columns(("caught", "bool", "whether the guard caught the sample"))  # further columns, with a guard
+EVALUATION = columns(
+    ("metric", "string", "accuracy or cider"),
+    ("CP", "number", "clean performance: accuracy in per cent, or CIDEr times 100"),
+    ("ASR", "number or null", "attack success rate in per cent; null without a triggered test set"),
+    ("n_clean", "integer", "clean test samples"),
+    ("n_triggered", "integer", "triggered test samples"),
+)
+CAUGHT_SHARES = columns(  # further keys, with a guard
+    ("caught_clean", "number", "clean test samples that the guard caught, per cent"),
+    ("caught_triggered", "number or null", "triggered test samples that it caught, per cent; null without any"),
+)
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+# What a table's columns mean, by what its rows are (`bye.report.columns.KNOWN`).
+TABLES = {
+    "cells": columns(
+        ("model", "text", "key of the model"),
+        ("method", "text", "key of the defence"),
+        ("dataset", "text", "key of the dataset"),
+        ("attack", "text", "key of the attack"),
+        ("CP", "number", "clean performance: accuracy in per cent, or CIDEr times 100"),
+        ("ASR", "number", "attack success rate, per cent"),
+        ("precision", "number", "of the flags, per cent"),
+        ("recall", "number", "of the flags, per cent"),
+        ("f1", "number", "of the flags, per cent"),
+        ("auroc", "number", "of the scores, per cent"),
+        ("average_precision", "number", "of the scores, per cent"),
+        ("dropped", "number", "share of the training set that is flagged, per cent"),
+        ("n_flagged", "number", "samples flagged, mean over the seeds"),
+        (
+            "sensitive_layers",
+            "text",
+            "their indices, or `none`, or `-` of a defence that selects none; a bar between seeds",
+        ),
+        ("n_layers", "number", "sensitive layers, mean over the seeds"),
+        ("no_layer", "text", "says where no layer is sensitive"),
+        ("told", "text", "what the defence is given beside the training set"),
+        ("seconds", "number", "wall time after the plain fine-tune, seconds per 1,000 samples"),
+        ("note", "text", "marks an upper bound"),
+        ("rate", "number", "poison rate, per cent"),
+        ("paper_CP", "number", "the paper's CP"),
+        ("paper_ASR", "number", "the paper's ASR"),
+        ("paper_P", "number", "the paper's precision"),
+        ("paper_R", "number", "the paper's recall"),
+        ("paper_F1", "number", "the paper's F1"),
+    ),
+    "datasets": columns(
+        ("dataset", "text", "key of the dataset"),
+        ("format", "text", "its format"),
+        ("train", "integer", "training samples"),
+        ("test", "integer", "test samples"),
+        ("paper_train", "integer", "the paper's training samples"),
+        ("paper_test", "integer", "the paper's test samples"),
+        ("task", "text", "the paper's name of the task"),
+        ("metric", "text", "accuracy or cider"),
+        ("answer", "text", "form of the answers: option, phrase or caption"),
+        ("prompt", "text", "last line of the first sample's question"),
+        ("question", "text", "the lines before it"),
+        ("example", "text", "the first sample's answer"),
+    ),
+    "layers": columns(
+        ("model", "text", "key of the model"),
+        ("dataset", "text", "key of the dataset"),
+        ("attack", "text", "key of the attack"),
+        ("seed", "integer", "seed of the run"),
+        ("layer", "integer", "index of the decoder layer, from 0"),
+        ("mu_low", "number", "mean of the component with less entropy, nats"),
+        ("sigma_low", "number", "its standard deviation, nats"),
+        ("mu_high", "number", "mean of the other component, nats"),
+        ("sigma_high", "number", "its standard deviation, nats"),
+        ("bsi", "number", "Bimodal Separation Index"),
+        ("auroc", "number", "how well low entropy in this layer alone ranks the poison first, 0 to 1"),
+        ("sensitive", "true or false", "whether the layer is averaged over"),
+    ),
+}
+
+# ---- records of a run ------------------------------------------------------------------------------------------------
+
+BENCHMARK = columns(
+    ("s", "number", "wall time, seconds"),
+    ("h:m:s", "text", "the same"),
+    ("max_rss", "number", "peak resident memory, MB"),
+    ("max_vms", "number", "peak virtual memory, MB"),
+    ("max_uss", "number", "peak memory of the job alone, MB"),
+    ("max_pss", "number", "peak memory with its part of what is shared, MB"),
+    ("io_in", "number", "read, MB"),
+    ("io_out", "number", "written, MB"),
+    ("mean_load", "number", "processor use, per cent of one core"),
+    ("cpu_time", "number", "processor time, seconds"),
+)

@@ -1,0 +1,265 @@
+"""The page docs/formats.md: every file that the workflow writes, with the columns of `bye.formats`."""
+
+from dataclasses import dataclass
+
+from bye.files import write_text
+from bye.formats import (
+    ATTENTION,
+    BENCHMARK,
+    CAUGHT,
+    CAUGHT_SHARES,
+    DETECTION,
+    DROPPED,
+    EVALUATION,
+    FLAGS,
+    FLAGS_OF_KIND,
+    LABEL,
+    LAYER,
+    LOSS,
+    MAPS,
+    PREDICTION,
+    SAMPLE,
+    TABLES,
+    Column,
+)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file below results/.
+
+    stage: the sub-command that writes it; form: how it is read; metadata: pairs of a key of a Parquet schema's metadata
+    and its meaning; further: pairs of a case, and columns that the file has only then.
+    """
+
+    path: str
+    stage: str
+    form: str
+    text: str
+    columns: tuple[Column, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    further: tuple[tuple[str, tuple[Column, ...]], ...] = ()
+
+
+CELL = "MODEL/DATASET/ATTACK/sSEED/DEFENCE"
+SAMPLES_FORM = "JSON list of objects, one a line; JSON lines where the file that it comes from has them"
+# Sections of the page, each with its files.
+FILES = {
+    "Datasets": (
+        File("data/DATASET/raw/", "mini-data", "folder", "A mini dataset in its original's official layout."),
+        File("downloads/FORMAT/", "fetch", "folder", "The official download of a dataset."),
+        File(
+            "data/DATASET/sSEED/train.json, test.json",
+            "prepare",
+            SAMPLES_FORM,
+            (
+                "The samples as drawn by the seed. Images stay where they are, in the root of the dataset. Further "
+                "keys of a file of your own are carried along."
+            ),
+            SAMPLE,
+        ),
+        File(
+            "data/DATASET/ATTACK/sSEED/train.json",
+            "poison",
+            SAMPLES_FORM,
+            "The training set with the poison in it; columns as above.",
+        ),
+        File(
+            "data/DATASET/ATTACK/sSEED/images/",
+            "poison",
+            "PNG, 8-bit RGB, native size",
+            "Its images, each named by a hash of its pixels, clean and poisoned ones alike.",
+        ),
+        File(
+            "data/DATASET/ATTACK/sSEED/triggered.json",
+            "trigger-test",
+            SAMPLES_FORM,
+            "The test samples with the trigger on every image and the target as first answer; columns as above.",
+        ),
+        File("data/DATASET/ATTACK/sSEED/triggered/", "trigger-test", "PNG, 8-bit RGB, native size", "Their images."),
+        File(
+            "data/DATASET/sSEED/DEFENCE/test.json, data/DATASET/ATTACK/sSEED/DEFENCE/triggered.json",
+            "purify",
+            SAMPLES_FORM,
+            ("The two test sets with purified images; columns as above. The images are in `images/` beside the file."),
+        ),
+        File(
+            "labels/DATASET/ATTACK/sSEED.parquet",
+            "poison",
+            "Parquet, one row a training sample",
+            (
+                "The ground truth. Only scores, tables, figures and `oracle` read it; it lies outside of all folders "
+                "that other defences read."
+            ),
+            LABEL,
+        ),
+    ),
+    "A cell": (
+        File(
+            f"{CELL}/adapter/",
+            "finetune",
+            "PEFT folder",
+            (
+                "The adapter: `adapter_config.json` and `adapter_model.safetensors`, loaded by "
+                "`peft.PeftModel.from_pretrained(base, folder)`. Of a guard or a purifier there is none: the plain "
+                "one answers."
+            ),
+        ),
+        File(f"{CELL}/loss.csv", "finetune", "CSV, at most some 200 rows", "The training loss.", LOSS),
+        File(
+            "MODEL/DATASET/ATTACK/sSEED/vanilla/attention.parquet",
+            "attention",
+            "Parquet, one row a training sample",
+            "Attention of the last prompt token under the plain fine-tune; what detectors read.",
+            ATTENTION,
+            (("n_layers", "number of decoder layers"), ("n_heads", "heads of a layer")),
+        ),
+        File(
+            "MODEL/DATASET/ATTACK/sSEED/vanilla/maps.npz",
+            "attention-maps",
+            "NumPy archive",
+            "Attention maps of a few samples, for figures 2 and 5.",
+            MAPS,
+        ),
+        File(
+            f"{CELL}/layers.csv",
+            "detect",
+            "CSV, one row a layer",
+            "The layer selection of a detector that makes one, such as `bye`.",
+            LAYER,
+        ),
+        File(
+            f"{CELL}/flags.parquet",
+            "detect",
+            "Parquet, one row a training sample",
+            "What the defence says of each sample.",
+            FLAGS,
+            (
+                (
+                    "bye",
+                    "JSON, of the kind `bye`: rule, tau, layers, clustering, sensitive_layers, cut (nats), mixture",
+                ),
+                ("sentinet", "JSON, of the kind `sentinet`: boundary, margin, hosts"),
+            ),
+            tuple((f"the kind `{kind}`", further) for kind, further in FLAGS_OF_KIND.items()),
+        ),
+        File(f"{CELL}/kept.json", "keep", SAMPLES_FORM, "The samples that are not flagged, every entry as it was."),
+        File(
+            f"{CELL}/dropped.json",
+            "keep",
+            SAMPLES_FORM,
+            "The flagged samples, every entry as it was, with one further key.",
+            DROPPED,
+        ),
+        File(f"{CELL}/detection.json", "score", "JSON object", "The flags against the labels.", DETECTION),
+        File(
+            f"{CELL}/predictions.parquet",
+            "evaluate",
+            "Parquet, one row a test sample: the clean ones, then the triggered ones",
+            "Every answer.",
+            PREDICTION,
+            further=(("a guard", CAUGHT),),
+        ),
+        File(
+            f"{CELL}/eval.json",
+            "evaluate",
+            "JSON object",
+            "Clean performance and attack success rate.",
+            EVALUATION,
+            further=(("a guard", CAUGHT_SHARES),),
+        ),
+        File(f"{CELL}/entropy.png", "entropy-figure", "PNG", "Histogram of the scores with the mixture and the cut."),
+    ),
+    "Tables and figures": (
+        File(
+            "TABLE.csv",
+            "table",
+            "CSV",
+            (
+                "An entry of the config section `tables`, which says what its rows and columns are. Shares are in per "
+                "cent with two decimals; with several seeds a number is the mean over those where it is defined, and "
+                "the columns NAME_std (sample standard deviation) and n_seeds are added. An empty field is a number "
+                "that does not exist. An entry may give a column a name of its own; with `pivot` a row is a number "
+                "(`aspect`), and a column a defence."
+            ),
+        ),
+        File(
+            "TABLE.md, TABLE.tex",
+            "as above",
+            "Markdown, LaTeX (booktabs)",
+            "The same cells; the best number of a model and dataset is bold, the second-best underlined.",
+        ),
+        File(
+            "FIGURE.png, FIGURE.pdf",
+            "stages that end in -figure",
+            "PNG, PDF",
+            "The same picture, for the screen and for print.",
+        ),
+    ),
+    "Records": (
+        File(
+            "logs/RULE/WILDCARDS.log",
+            "every stage",
+            "text",
+            (
+                "What a job printed, its error among it. The wildcards are divided by dots: "
+                "`logs/detect/MODEL.DATASET.ATTACK.sSEED.DEFENCE.log`."
+            ),
+        ),
+        File("benchmarks/RULE/WILDCARDS.tsv", "Snakemake", "tab-separated, one row", "What a job took.", BENCHMARK),
+        File("base_models/MODEL/", "base-model", "model folder", "A mini model that was pre-trained anew."),
+    ),
+}
+
+INTRO = """# File formats
+
+Every file that the workflow writes, below `results/`. Words in capitals are keys of the configuration and other names
+that change; the words of the field are in the [glossary](glossary.md). Each file is written in one step: what is there
+is complete. This page is written by `python -m bye formats-page`.
+
+Parquet files are read by pandas, polars and DuckDB:
+
+    import pandas
+    flags = pandas.read_parquet("results/llava-mini/scienceqa/badnet/s0/bye/flags.parquet")
+"""
+
+
+def formats_page(out):
+    """Write the page to `out`. Returns the number of entries."""
+    parts = [INTRO]
+    for section, files in FILES.items():
+        parts.append(f"## {section}\n")
+        for file in files:
+            parts += _file(file)
+    write_text(out, "\n".join(parts))
+    return sum(map(len, FILES.values()))
+
+
+def _file(file):
+    """The parts of the page on one file."""
+    paths = ", ".join(f"`{path}`" for path in file.path.split(", "))
+    parts = [f"### {paths}\n", f"{file.text}\n", f"Form: {file.form}. Written by: {file.stage}.\n"]
+    if file.columns:
+        parts.append(_columns(file.columns))
+    if file.metadata:
+        parts.append("Metadata of the schema:\n")
+        parts.append(_table(("key", "meaning"), file.metadata))
+    for kind, further in file.further:
+        parts.append(f"Further columns with {kind}:\n")
+        parts.append(_columns(further))
+    if file.path == "TABLE.csv":
+        for rows, columns in TABLES.items():
+            parts.append(f"Columns that a table may have whose rows are {rows}:\n")
+            parts.append(_columns(columns))
+    return parts
+
+
+def _columns(columns):
+    return _table(("column", "type", "meaning"), [(c.name, c.type, c.text) for c in columns])
+
+
+def _table(head, rows):
+    """A Markdown table; its first column is code."""
+    escaped = [[cell.replace("|", "\\|") for cell in (f"`{first}`", *others)] for first, *others in rows]
+    lines = [head, ["---"] * len(head), *escaped]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
