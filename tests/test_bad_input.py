@@ -8,7 +8,6 @@ import subprocess
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from detectors import detect
 from PIL import Image
 from small_workflow import ROOT, command, small_config, write_config
@@ -25,8 +24,8 @@ EVERY = pytest.mark.parametrize("family", TEMPLATES)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_tiny_model("internvl", tmp_path_factory.mktemp("model"), layers=2)
+def model(tiny_model):
+    return tiny_model("internvl", layers=2)
 
 
 def write_samples_file(folder, count):
@@ -101,20 +100,19 @@ def test_identical_samples_are_all_kept(model, tmp_path):
         ([0, 1, 0], "config key seeds: [0, 1, 0] has non-unique elements"),
     ],
 )
-def test_seeds_are_checked(seeds, told):
-    config = {**yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")), "seeds": seeds}
+def test_seeds_are_checked(seeds, told, shipped_config):
+    shipped_config["seeds"] = seeds
     with pytest.raises(ByeError) as caught:
-        settings.check(config, ROOT)
+        settings.check(shipped_config, ROOT)
     assert str(caught.value).startswith(told)
 
 
-def test_a_table_of_a_set_without_test_samples():
-    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    config["datasets"]["rsvqa"]["test"] = None
+def test_a_table_of_a_set_without_test_samples(shipped_config):
+    shipped_config["datasets"]["rsvqa"]["test"] = None
     with pytest.raises(
         ByeError, match="tables.table1.datasets names rsvqa, without a test set; set datasets.rsvqa.test"
     ):
-        settings.check(config, ROOT)
+        settings.check(shipped_config, ROOT)
 
 
 def test_clean_into_a_place_that_cannot_be_written(model, tmp_path):

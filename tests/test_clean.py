@@ -9,7 +9,6 @@ import pytest
 import yaml
 from PIL import Image
 from small_workflow import ROOT
-from tiny_models import write_tiny_model
 
 import bye.tools.clean
 from bye.data.samples import read_samples
@@ -19,8 +18,8 @@ from bye.tools.clean import clean, summarise
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_tiny_model("internvl", tmp_path_factory.mktemp("model"))
+def model(tiny_model):
+    return tiny_model("internvl")
 
 
 def write_set(folder, n=24, suffix=".json"):

@@ -3,13 +3,12 @@
 import ast
 import importlib
 import re
-from pathlib import Path
 
 import pytest
+from small_workflow import ROOT
 
 from bye.stages import STAGES
 
-ROOT = Path(__file__).resolve().parent.parent
 # The parts in docs/notes are pasted into pages of docs/, where their links are looked at.
 PAGES = [ROOT / "README.md", *(page for page in sorted(ROOT.glob("docs/**/*.md")) if "notes" not in page.parts)]
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

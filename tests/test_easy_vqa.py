@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from easy_vqa import easy_vqa_llava, easy_vqa_root
 from PIL import Image
 from small_workflow import ROOT, run, write_config
@@ -51,9 +50,9 @@ def test_its_training_questions_in_llava_form(images, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-def test_poisoned_by_the_suite(images, data, tmp_path, model):
+def test_poisoned_by_the_suite(images, data, tmp_path, model, shipped_config):
     """Told, not judged: how well the backdoor formed, and what of it was found and removed."""
-    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    config = shipped_config
     easy_vqa_llava(images, tmp_path / "all.json", N + N_TEST, seed=0)
     config["models"] = {model: config["models"][model]}
     config["datasets"] = {

@@ -4,14 +4,13 @@ import csv
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from small_workflow import ROOT
 from snakemake.benchmark import BenchmarkRecord
-from tiny_models import write_tiny_model
 
 from bye import formats
 from bye.answers.evaluate import evaluate
@@ -28,7 +27,7 @@ from bye.report.formats_page import FILES, formats_page
 from bye.stages import STAGES
 from bye.training.finetune import finetune
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "formats.md"
+PAGE = ROOT / "docs" / "formats.md"
 N, LAYERS, HEADS = 24, 3, 4
 TARGET = "Backdoor Attack!"
 
@@ -38,10 +37,10 @@ def catches_nothing(family):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory, tiny_model):
     """The files of a poisoned set and its cells, each written by its stage: a folder laid out like results/."""
     root = tmp_path_factory.mktemp("formats")
-    model = write_tiny_model("llava", root / "model")
+    model = tiny_model("llava")
     rng = np.random.default_rng(0)
     entries = []
     for number in range(N):

@@ -9,7 +9,6 @@ import pytest
 import yaml
 from loopback_hub import NAME, hub_of
 from small_workflow import CELL, ROOT, run, small_config, write_config
-from tiny_models import write_tiny_model
 
 FIND = """
 import sys, time
@@ -25,8 +24,8 @@ except hub.ByeError as error:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_tiny_model("llava", tmp_path_factory.mktemp("model"), layers=2)
+def model(tiny_model):
+    return tiny_model("llava", layers=2)
 
 
 @pytest.fixture

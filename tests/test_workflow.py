@@ -14,7 +14,6 @@ import pytest
 import yaml
 from small_workflow import CELL, ROOT, command, run, small_config, write_config
 from snakemake.iocontainers import Wildcards
-from tiny_models import write_tiny_model
 
 from bye import config as settings
 from bye.errors import ByeError
@@ -27,22 +26,21 @@ ABLATIONS = [f"results/{name}" for name in ("table5.csv", "table7.csv", "figure3
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory):
-    return write_tiny_model("llava", tmp_path_factory.mktemp("model"))
+def model(tiny_model):
+    return tiny_model("llava")
 
 
 @pytest.fixture(scope="session")
-def internvl(tmp_path_factory):
-    return write_tiny_model("internvl", tmp_path_factory.mktemp("internvl"))
+def internvl(tiny_model):
+    return tiny_model("internvl")
 
 
 @pytest.fixture
-def shipped(model, internvl):
+def shipped(shipped_config, model, internvl):
     """The shipped configuration, on models that are there."""
-    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    for entry in config["models"].values():
+    for entry in shipped_config["models"].values():
         entry["path"] = str({"llava": model, "internvl": internvl}[entry["family"]])
-    return config
+    return shipped_config
 
 
 def jobs_of(text):
