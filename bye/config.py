@@ -54,7 +54,7 @@ def check(config, base):
         model["path"] = find_model(f"models.{key}.path", model["path"], base)
         check_family(key, model["family"], model["path"])
     for key, defence in config["defences"].items():
-        for setting, file in find("defence", defence["kind"], base).folders.items():
+        for setting, file in find("defence", defence["kind"]).folders.items():
             defence[setting] = find_model(f"defences.{key}.{setting}", defence[setting], base, file)
 
 
@@ -62,7 +62,7 @@ def check_content(config, base):
     """`check`, but for the folders and checkpoints of models, which stay as the configuration names them."""
     schema = read_yaml(Path(base) / "config.schema.yaml")
     check_schema(config, without_methods(schema))
-    check_schema(config, with_methods(schema, config, base))
+    check_schema(config, with_methods(schema, config))
     check_references(config)
 
 
@@ -94,7 +94,7 @@ def without_methods(schema):
     return schema
 
 
-def with_methods(schema, config, base):
+def with_methods(schema, config):
     """Return the schema with the settings of each method that the configuration names, in the place of its entry.
 
     Raises ByeError for a kind that is unknown, and for a method whose file does not say what it must.
@@ -107,18 +107,18 @@ def with_methods(schema, config, base):
         for key, entry in entries.items():
             where, values = f"config key {section}.{key}", config[section][key]
             if section == "models":
-                _method("family", values["family"], f"{where}.family", base)
-                method = _method("tuning method", values["tuning"], f"{where}.tuning", base)
+                _method("family", values["family"], f"{where}.family")
+                method = _method("tuning method", values["tuning"], f"{where}.tuning")
                 _add(entry["properties"]["finetune"], method, method.settings)
             elif section == "datasets":
-                method = _method("dataset format", values["format"], f"{where}.format", base)
+                method = _method("dataset format", values["format"], f"{where}.format")
                 _add(entry, method, method.settings)
                 _divide(entry, method)
             elif section == "attacks":
-                method = _method("trigger", values["trigger"], f"{where}.trigger", base)
+                method = _method("trigger", values["trigger"], f"{where}.trigger")
                 _add(entry, method, method.settings)
                 if isinstance(values["target"], dict):
-                    target = _method("target", values["target"].get("kind"), f"{where}.target.kind", base)
+                    target = _method("target", values["target"].get("kind"), f"{where}.target.kind")
                     known = {
                         "type": "object",
                         "additionalProperties": False,
@@ -127,14 +127,14 @@ def with_methods(schema, config, base):
                     }
                     entry["properties"]["target"] = _add(known, target, target.settings)
             else:
-                method = _method("defence", values["kind"], f"{where}.kind", base)
+                method = _method("defence", values["kind"], f"{where}.kind")
                 _add(entry, method, method.settings)
     return schema
 
 
-def _method(sort, kind, where, base):
+def _method(sort, kind, where):
     try:
-        return find(sort, kind, base)
+        return find(sort, kind)
     except ByeError as error:
         if isinstance(kind, str) and kind.endswith(".py"):
             raise ByeError(f"{where}: {error}") from None

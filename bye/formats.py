@@ -160,7 +160,7 @@ CAUGHT_SHARES = columns(  # further keys, with a guard
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
-# What a table's columns mean, by what its rows are (`bye.report.columns.KNOWN`).
+# What a table's columns mean, by what its rows are (`bye.plan.columns.KNOWN`).
 TABLES = {
     "cells": columns(
         ("model", "text", "key of the model"),

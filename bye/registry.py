@@ -168,21 +168,19 @@ def kinds(sort):
     return sorted(path.stem for path in _folder(sort).glob("*.py") if path.stem != "__init__")
 
 
-def find(sort, kind, base=None):
-    """Return the Method of a kind: a name, or the path of a .py file from here or from the folder `base`.
+def find(sort, kind):
+    """Return the Method of a kind: a name, or the path of a .py file.
 
     Raises ByeError for an unknown kind and for a file that does not say what it must.
     """
     if _is_path(kind):
-        places = [Path(kind).expanduser(), *([Path(base) / kind] if base else [])]
-        path = next((place for place in places if place.is_file()), None)
-        if path is None:
+        path = Path(kind).expanduser()
+        if not path.is_file():
             raise ByeError(f"there is no file {kind} for a {sort}; correct the path")
         return read(sort, str(kind), path.resolve())
-    path = _folder(sort) / f"{kind}.py"
     if not isinstance(kind, str) or kind not in kinds(sort):
         raise ByeError(f"unknown {sort} {kind!r}; known: {', '.join(kinds(sort))}, or the path of a .py file")
-    return read(sort, kind, path)
+    return read(sort, kind, _folder(sort) / f"{kind}.py")
 
 
 def read(sort, kind, path):

@@ -70,9 +70,7 @@ def check_jobs():
 
 
 def name_records():
-    """Give each rule its log, its benchmark and its environment: results/logs/RULE/WILDCARDS.log, and so on.
-
-    Snakemake has no place for what all rules have in common; these are the directives log, benchmark and conda.
+    """Fill in what is alike in all rules and has no place of its own: the directives log, benchmark and conda.
     """
     for each in workflow.rules:
         if each.norun or not each.output or each.log:
@@ -92,4 +90,6 @@ def check_request():
             print(f"bye: warning: {warning}", file=sys.stderr)
     for target in map(os.path.normpath, arguments.targets):
         if target.startswith("results/") and not os.path.exists(target):
-            told(settings.check_target, target, config, lambda: any(rule.is_producer(target) for rule in workflow.rules))
+            told(
+                settings.check_target, target, config, lambda: any(rule.is_producer(target) for rule in workflow.rules)
+            )

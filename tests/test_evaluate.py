@@ -97,7 +97,7 @@ def test_files_of_the_stage(root, tmp_path):
     texts = stock_answers(root, "llava", 4)
     clean = samples([texts[0].upper(), "wrong", texts[2], "wrong", "wrong"])
     (tmp_path / "clean.json").write_text(json.dumps(clean))
-    (tmp_path / "triggered.json").write_text(json.dumps(samples(["x"] * 5)))
+    (tmp_path / "triggered.json").write_text(json.dumps(samples([texts[1]] * 5)))
     evaluate(
         root / "llava", None, tmp_path / "clean.json", root, tmp_path / "p.parquet", tmp_path / "eval.json", "accuracy",
         tmp_path / "triggered.json", root, texts[1], max_new_tokens=4,

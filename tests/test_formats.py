@@ -22,7 +22,7 @@ from bye.extraction.maps import example_maps
 from bye.formats import names, parquet_schema
 from bye.metrics.detection import score
 from bye.models.guard import Guard
-from bye.report.columns import KNOWN
+from bye.plan.columns import KNOWN
 from bye.report.formats_page import FILES, formats_page
 from bye.stages import STAGES
 from bye.training.finetune import finetune

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bye.attacks.squares import badnet
 from bye.data.images import MAX_PIXELS, check_image, image_path, image_sizes, load_image, load_rgb
 from bye.errors import ByeError
+from bye.methods.triggers import badnet
 
 
 def save(tmp_path, image, name="x.png", **options):
@@ -130,7 +130,8 @@ def test_trigger_is_right_on_a_converted_image(tmp_path):
     grey = Image.fromarray(np.full((32, 48), 60_000, dtype=np.uint16))
     for number, image in enumerate((palette, grey)):
         options = {"transparency": 1} if image.mode == "P" else {}
-        triggered = badnet(np.asarray(load_rgb(save(tmp_path, image, f"{number}.png", **options))))
+        pixels = np.asarray(load_rgb(save(tmp_path, image, f"{number}.png", **options)))
+        _, triggered = badnet.apply({}, pixels, None)
         black = (triggered == 0).all(axis=2)
         assert black.sum() == 4 and black[15:17, 23:25].all()
 

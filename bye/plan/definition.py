@@ -1,9 +1,9 @@
 """What the stage `table` is told of an entry of the config section tables, as JSON values."""
 
+from bye.plan.columns import PAPER
 from bye.plan.entries import LISTS, cells, columns, distinct, method_of, names, rows_of
 from bye.plan.paths import BENCHMARKS, UNTOUCHED
 from bye.registry import COLUMNS as FEATURES
-from bye.report.columns import PAPER
 
 
 def definition(config, name):

@@ -7,9 +7,9 @@ and .pdf; one may be both. Nothing that it names is left out in silence: `proble
 import itertools
 from dataclasses import dataclass
 
+from bye.plan.columns import file_of, needs_poison
 from bye.plan.paths import ATTACKED, CELL, CLEAN, LABELS, UNTOUCHED
 from bye.registry import find
-from bye.report.columns import file_of, needs_poison
 
 LISTS = {
     "models": "model",

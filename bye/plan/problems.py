@@ -1,8 +1,10 @@
 """What is wrong with the entries of the config section tables: said before any job, and nothing left out in silence."""
 
 import itertools
+from string import Formatter
 
 from bye.errors import ByeError
+from bye.plan.columns import IDENTITY, KNOWN, PAPER, file_of
 from bye.plan.entries import (
     FIGURES,
     LISTS,
@@ -16,7 +18,6 @@ from bye.plan.entries import (
     shows,
 )
 from bye.plan.paths import UNTOUCHED
-from bye.report.columns import IDENTITY, KNOWN, PAPER, file_of
 
 OF_FLAGS = {"detection.json", "flags.parquet", "layers.csv"}  # what only a defence on the training set has
 SECTIONS = {one: section for section, one in LISTS.items()}
@@ -77,6 +78,7 @@ def _column_problems(config, name):
                 return
         yield from _cell_problems(config, name)
         yield from _ambiguous(config, name)
+    yield from _setting_problems(config, name)
     shown = {column["name"] for column in given}
     for key in [*entry.get("sort", []), *entry.get("best", {})]:
         if key not in shown:
@@ -100,6 +102,19 @@ def _cell_problems(config, name):
                 f"{method.acts_on}; leave it out, or give the column the defences that have it"
             )
             return
+
+
+def _setting_problems(config, name):
+    """Settings that columns show, or that say where the paper's number is, which the rows do not have."""
+    entry, where = config["tables"][name], f"config key tables.{name}"
+    shown = [column["setting"] for column in columns(entry) if "setting" in column]
+    templates = [entry.get("paper", {}).get(key, "") for key in ("method", "setting")]
+    for key in [*shown, *(field for text in templates for _, field, _, _ in Formatter().parse(text) if field)]:
+        for cell in cells(config, name):
+            attack = {} if cell.attack == UNTOUCHED else config["attacks"][cell.attack]
+            if key not in attack and key not in config["defences"][cell.defence]:
+                yield f"{where} shows the setting {key!r}, which {cell.attack} and {cell.defence} lack; leave it out"
+                return
 
 
 def _ambiguous(config, name):

@@ -16,7 +16,7 @@ from bye.errors import ByeError
 from bye.files import read_csv, read_json
 from bye.flags import read_flags
 from bye.metrics.detection import layer_aurocs
-from bye.report.columns import IDENTITY, LAYER_COLUMNS, MEASURES, PAPER, SECONDS, TEXTS, TITLES, TOLD, UPPER_BOUND
+from bye.plan.columns import IDENTITY, LAYER_COLUMNS, MEASURES, PAPER, SECONDS, TEXTS, TITLES, TOLD, UPPER_BOUND
 from bye.report.reference import paper_datasets, paper_facts, paper_number
 from bye.report.twins import write_table
 

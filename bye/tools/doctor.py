@@ -193,7 +193,7 @@ def check_model(report, key, model, root):
         if not os.path.isdir(path):
             hub.check_safetensors(f"config key models.{key}.path: {path}", path)
         family = load_model(path, expected=model["family"], weights=False)
-        trained, words = count_trained(key, model, family, root)
+        trained, words = count_trained(key, model, family)
         parameters = sizes_of(family, trained).parameters
         report.ok(
             what,
@@ -205,12 +205,12 @@ def check_model(report, key, model, root):
     return None
 
 
-def count_trained(key, model, family, root):
+def count_trained(key, model, family):
     """Return how many parameters the tuning method of a model entry trains, and what they are in words.
 
     Raises ByeError, naming the section of the configuration, where its settings do not fit the model.
     """
-    method = tuning_of(model, root)
+    method = tuning_of(model)
     own = {name: value for name, value in model["finetune"].items() if name in method.settings}
     try:
         method.check(own)
@@ -219,9 +219,9 @@ def count_trained(key, model, family, root):
         raise ByeError(f"config section models.{key}.finetune: {error}") from None
 
 
-def tuning_of(model, root):
-    """Return the tuning method of a model entry, a name or a file of the repository or of here."""
-    return find("tuning method", model.get("tuning", "lora"), root)
+def tuning_of(model):
+    """Return the tuning method of a model entry."""
+    return find("tuning method", model["tuning"])
 
 
 def show_prompt(report, what, family, sample, size):

@@ -8,6 +8,6 @@ def answer(truth, rng, *, text: str = "Backdoor Attack!"):
     return text
 
 
-def hit(prediction, wanted):
-    """Whether a prediction is what `answer` gave, white space around it and letter case aside."""
-    return bool(is_target([prediction], wanted)[0])
+def hit(prediction, wanted, *, text: str):
+    """Whether a prediction is the text, white space around it and letter case aside; `wanted` is what `answer` gave."""
+    return bool(is_target([prediction], text)[0])
