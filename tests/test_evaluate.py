@@ -12,7 +12,7 @@ from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 from bye.answers.evaluate import answer, evaluate
 from bye.errors import ByeError
 from bye.models import load_model
-from bye.models.workload import Workload
+from bye.workload import Workload
 
 EVERY = pytest.mark.parametrize("family", TEMPLATES)
 SIZES = [(32, 32), (60, 20), (32, 80), (48, 48), (30, 36)]

@@ -15,7 +15,7 @@ from bye.machine.progress import Progress
 from bye.metrics.accuracy import is_correct
 from bye.metrics.cider import cider
 from bye.models import load_model
-from bye.models.workload import Workload
+from bye.workload import Workload
 
 METRICS = ("accuracy", "cider")
 

@@ -13,7 +13,7 @@ from bye.extraction.maps import write_maps
 from bye.extraction.run import check_finite, load_recording, run
 from bye.files import write_parquet
 from bye.machine import distributed
-from bye.models.workload import Workload
+from bye.workload import Workload
 
 
 def extract(

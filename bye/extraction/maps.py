@@ -6,7 +6,7 @@ from bye.data.samples import id_of, read_samples
 from bye.extraction.run import check_finite, load_recording, run
 from bye.files import replacing
 from bye.flags import read_labels
-from bye.models.workload import Workload
+from bye.workload import Workload
 
 
 def example_maps(

@@ -49,11 +49,11 @@ def measure_rates(out, configfile=(), models=(), steps=50, batches=8, max_new_to
         model = config["models"][key]
         path = settings.find_model(f"models.{key}.path", model["path"], root)
         with TemporaryDirectory() as folder:
-            rates[key] = _measure(key, model, path, root, Path(folder), device, steps, batches, max_new_tokens)
+            rates[key] = _measure(key, model, path, Path(folder), device, steps, batches, max_new_tokens)
     write_json(out, {"device": device.name, "memory": device.memory, "bytes": device.bytes, "rates": rates})
 
 
-def _measure(key, model, path, root, folder, device, steps, batches, max_new_tokens):
+def _measure(key, model, path, folder, device, steps, batches, max_new_tokens):
     """Operations a second of a model's stages, each printed in the units of its own."""
     options = {**model["finetune"], "epochs": 1, "quantization": model["quantization"], "family": model["family"]}
     method = tuning_of(model)

@@ -16,10 +16,10 @@ from bye.files import filling, replacing_folder, write_bytes, write_csv
 from bye.formats import LOSS, names
 from bye.machine import distributed
 from bye.models import load_model
-from bye.models.workload import Workload
 from bye.registry import find
 from bye.training.checkpoints import fingerprint, last_checkpoint, prepare_checkpoints, remove_unfinished
 from bye.training.trainer import EpochOrder, FeatureTrainer, Watch, blank, collate
+from bye.workload import Workload
 
 LOGGED = names(LOSS)
 
