@@ -1,0 +1,200 @@
+"""What the rules ask of a configuration: paths, inputs, options and resources, as functions of it and of wildcards."""
+
+import re
+import shlex
+
+import pytest
+from small_workflow import ROOT, small_config
+from snakemake.iocontainers import Wildcards
+
+from bye import config as settings
+from bye.errors import ByeError
+from bye.plan import entries
+from bye.plan.definition import definition
+from bye.plan.problems import check
+from bye.workflow import Workflow, as_options, keys_pattern, record_name
+
+RUN = {"model": "tiny", "dataset": "scienceqa", "attack": "badnet", "seed": "0"}
+GUARD = "ACTS_ON = 'generation'\nREADS = ('reference',)\ndef guard(reference, *, tau: float = 0.1): ...\n"
+
+
+def at(defence="bye", **changes):
+    return Wildcards(fromdict={**RUN, "defence": defence, **changes})
+
+
+@pytest.fixture
+def config(tiny_model, monkeypatch, tmp_path):
+    """A checked configuration with a defence of each sort, one of them a file of the user's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "guard.py").write_text(GUARD)
+    config = small_config(tiny_model("llava"))
+    config["defences"] |= {
+        "sentinet": {"kind": "sentinet"},
+        "zip": {"kind": "zip", "diffusion": str(ROOT / "base_models" / "diffusion-mini")},
+        "mine": {"kind": "guard.py", "tau": 0.5},
+    }
+    settings.check(config, ROOT)
+    return config
+
+
+@pytest.fixture
+def plan(config):
+    return Workflow(config, cores=4, machine_cores=2)
+
+
+# ---- texts -----------------------------------------------------------------------------------------------------------
+
+
+def test_settings_become_options():
+    values = {"batch_size": 16, "plain": False, "deep": True, "root": None, "of": [1, 2], "none": []}
+    assert as_options(values) == "--batch-size 16 --no-plain --deep --of 1 2"
+    text = as_options({"target": {"kind": "a b.py", "text": "it's"}, "name": "x y"})
+    assert shlex.split(text) == ["--target", '{"kind": "a b.py", "text": "it\'s"}', "--name", "x y"]
+
+
+def test_keys_match_exactly():
+    pattern = keys_pattern(["a.b", "c"])
+    assert re.fullmatch(pattern, "a.b") and not re.fullmatch(pattern, "axb")
+    assert not re.fullmatch(keys_pattern([]), "")
+
+
+@pytest.mark.parametrize(
+    ("output", "place"),
+    [
+        ("results/{model}/{dataset}/{attack}/s{seed}/bye/flags.parquet", "rule/{model}.{dataset}.{attack}.s{seed}"),
+        ("results/{name}.csv", "rule/{name}"),
+        ("results/fixed.csv", "rule"),
+    ],
+)
+def test_records_lie_by_rule_and_wildcards(output, place):
+    assert record_name("rule", output) == place
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("defence", "reads"),
+    [
+        ("bye", {"attention"}),
+        ("random_drop", {"samples"}),
+        ("oracle", {"samples", "labels"}),
+        ("sentinet", {"samples", "reference", "adapter", "model"}),
+    ],
+)
+def test_a_detector_gets_what_it_reads_and_no_more(plan, defence, reads):
+    files = plan.detector_files(at(defence))
+    assert {name for name, found in files.items() if found} == reads
+    options = shlex.split(plan.detect_options(at(defence)))
+    assert {f"--{name}" for name in reads} <= set(options)
+    assert ("--labels" in options) == (defence == "oracle")
+
+
+def test_labels_are_an_input_of_no_other_detector(plan):
+    for defence in plan.acting_on("training set"):
+        files = plan.detector_files(at(defence))
+        assert ("labels" in files) == (plan.config["defences"][defence]["kind"] == "oracle")
+
+
+def test_the_untouched_set_is_the_clean_one(plan):
+    clean = at(attack="none")
+    assert plan.training_samples(clean) == "results/data/scienceqa/s0/train.json"
+    assert plan.training_images(clean) == "results/data/scienceqa/raw"
+    assert plan.labels_if_any(clean) == [] and plan.labels_if_any(at()) == "results/labels/scienceqa/badnet/s0.parquet"
+    assert plan.test_files(clean)["triggered"] == []
+    assert "--target" not in plan.evaluate_options(clean) and "--target" in plan.evaluate_options(at())
+
+
+def test_who_answers_and_to_what(plan):
+    cell = "results/tiny/scienceqa/badnet/s0"
+    assert plan.evaluated_adapter(at("bye")) == f"{cell}/bye/adapter"
+    for defence in ("vanilla", "zip", "mine"):
+        assert plan.evaluated_adapter(at(defence)) == f"{cell}/vanilla/adapter"
+    assert plan.test_files(at("zip"))["clean"] == "results/data/scienceqa/s0/zip/test.json"
+    assert plan.test_files(at("bye"))["clean"] == "results/data/scienceqa/s0/test.json"
+
+
+def test_a_guard_gets_its_settings_and_its_clean_samples(plan):
+    options = shlex.split(plan.evaluate_options(at("mine")))
+    assert options[options.index("--guard") + 1] == "guard.py" and options[options.index("--tau") + 1] == "0.5"
+    assert options[options.index("--reference") + 1] == "results/data/scienceqa/s0/test.json"
+    assert plan.guard_files(at("mine")) == ["results/data/scienceqa/s0/test.json", "guard.py"]
+    assert plan.guard_files(at("bye")) == [] and "--guard" not in plan.evaluate_options(at("bye"))
+
+
+def test_a_local_model_is_an_input_and_so_is_a_purifiers(plan):
+    assert any(path.endswith("model.safetensors") for path in plan.model_files(at()))
+    assert any(path.endswith("unet/config.json") for path in plan.purifier_files(at("zip")))
+
+
+def test_detectors_that_write_the_same_files_share_a_rule(plan):
+    rules = plan.detectors()
+    assert set(rules) == {"detect", "detect_layers"} and "bye" in rules["detect_layers"]
+    assert {"random_drop", "oracle", "sentinet"} == set(rules["detect"])
+
+
+# ---- resources -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cores", "machine", "threads"), [(4, 2, 2), (16, 16, 1), (1, 8, 1), (None, 2, 1)])
+def test_a_job_with_torch_counts_as_one_core_of_the_machine(config, cores, machine, threads):
+    assert Workflow(config, cores, machine).torch_threads(at()) == threads
+
+
+def test_only_who_runs_the_model_asks_for_its_resources(config):
+    config["models"]["tiny"]["resources"] = {"mem_mb": 5000, "runtime": 99, "gpu": 4}
+    plan = Workflow(config, cores=4, machine_cores=4)
+    assert (
+        plan.detector_mem_mb(at("sentinet"), attempt=2) == 10000 and plan.detector_mem_mb(at("bye"), attempt=2) == 1000
+    )
+    assert (plan.detector_gpu(at("sentinet")), plan.detector_gpu(at("bye"))) == (1, 0)
+    assert (plan.gpu(at()), plan.processes(at()), plan.process_threads(at())) == (4, 4, 4)
+
+
+# ---- entries ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_asks_for_the_files_of_its_columns(config):
+    found = entries.cell_files(config, "table1")
+    assert {(cell.defence, file) for cell, file in found} == {("vanilla", "eval.json"), ("bye", "eval.json")}
+    config["tables"]["table1"]["columns"].append({"column": "f1", "defences": ["bye"]})
+    assert ("bye", "detection.json") in {(cell.defence, file) for cell, file in entries.cell_files(config, "table1")}
+    config["tables"]["table1"]["columns"].append({"name": "before", "column": "ASR", "defence": "random_drop"})
+    assert ("random_drop", "eval.json") in {(cell.defence, file) for cell, file in entries.cell_files(config, "table1")}
+
+
+def test_the_untouched_set_has_no_files_of_columns_that_need_poison(config):
+    config["tables"]["table2"]["attack"] = "none"
+    config["tables"]["table2"]["columns"] = ["model", "f1", "ASR", "dropped"]
+    check(config)
+    assert {file for _, file in entries.cell_files(config, "table2")} == {"flags.parquet"}
+
+
+def test_whatever_an_entry_names_is_planned(config):
+    """Each defence that a table names gets files of its own, or the check says why not."""
+    for defence in config["defences"]:
+        config["tables"] = {"all": {"model": "tiny", "dataset": "scienceqa", "attack": "badnet", "defences": [defence]}}
+        config["tables"]["all"] |= {"caption": "All", "columns": ["method", "CP", "f1"]}
+        planned = {cell.defence for cell, file in entries.cell_files(config, "all") if file == "detection.json"}
+        if entries.method_of(config, defence).acts_on == "training set":
+            check(config)
+            assert planned == {defence}
+        else:
+            with pytest.raises(
+                ByeError, match=rf"tables.all.columns: f1 is a number of flagged samples, and {defence} "
+            ):
+                check(config)
+
+
+def test_targets_are_those_of_the_entries(config):
+    found = entries.targets(config)
+    assert {"results/table1.csv", "results/figure4.csv", "results/figure4.pdf", "results/figure3.png"} <= set(found)
+    assert "results/tiny/scienceqa/badnet/s0/bye/entropy.png" in found and len(found) == len(set(found))
+    config["tables"] = {"mine": {**config["tables"]["table1"]}}
+    assert entries.targets(config) == ["results/mine.csv"]
+
+
+def test_a_table_is_told_no_more_than_it_shows(config):
+    told = definition(config, "table2")
+    assert told["paper"]["models"] == {"tiny": "llava-1.5-7b"} and "benchmarks" not in told and "rates" not in told
+    assert "paper" not in definition(config, "figure4")
