@@ -259,6 +259,9 @@ def _setting(path, argument, default, text):
         schema = _schema(argument.annotation, where)
     else:
         schema = {} if value is REQUIRED else {"type": TYPES[type(value).__name__ if value is not None else "None"]}
+    nullable = "null" in _as_list(schema.get("type")) or None in schema.get("enum", ())
+    if nullable and value is not None:
+        raise ByeError(f"{where} may be None, so that must be its default; None is what is left out")
     return Setting(argument.arg, schema, value, _meaning(argument.arg, text))
 
 

@@ -12,7 +12,7 @@ rule poison:
     params:
         images=plan.image_root,
         out=subpath(output.samples, parent=True),
-        options=plan.poison_options,
+        options=options.poison,
     shell:
         "python -m bye poison --samples {input.samples:q} --images {params.images:q} {params.options}"
         " --seed {wildcards.seed} --out {params.out:q} --labels {output.labels:q} > {log:q} 2>&1"
@@ -30,7 +30,7 @@ rule trigger_test:
     params:
         images=plan.image_root,
         out=subpath(output.samples, parent=True),
-        options=plan.trigger_options,
+        options=options.trigger,
     shell:
         "python -m bye trigger-test --samples {input.samples:q} --images {params.images:q} {params.options}"
         " --seed {wildcards.seed} --out {params.out:q} > {log:q} 2>&1"

@@ -3,7 +3,7 @@
 rule base_model:
     output:
         expand(f"{BUILT}/{{{{model}}}}/{{name}}", name=MODEL_FILES),
-    threads: plan.torch_threads
+    threads: needs.torch_threads
     resources:
         mem_mb=4000,
         runtime=120,

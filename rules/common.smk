@@ -7,7 +7,7 @@ from bye import config as settings
 from bye.errors import ByeError
 from bye.machine import devices, processes
 from bye.plan.paths import *
-from bye.workflow import Workflow, keys_pattern, record_name
+from bye.workflow import Files, Options, Resources, keys_pattern, record_name
 
 
 def told(action, *arguments, **options):
@@ -19,9 +19,11 @@ def told(action, *arguments, **options):
 
 
 told(settings.check, config, workflow.basedir)
-plan = Workflow(config, cores=workflow._cores)
+plan = Files(config)
+options = Options(plan)
+needs = Resources(plan, cores=workflow._cores)
 PLAIN = CELL.replace("{defence}", plan.plain)
-on_model = {"mem_mb": plan.mem_mb, "runtime": plan.runtime, "torch_threads": 1}  # of a job that runs a model
+on_model = {"mem_mb": needs.mem_mb, "runtime": needs.runtime, "torch_threads": 1}  # of a job that runs a model
 
 if workflow.is_main_process:
     processes.end_with_parent()
@@ -70,8 +72,7 @@ def check_jobs():
 
 
 def name_records():
-    """Fill in what is alike in all rules and has no place of its own: the directives log, benchmark and conda.
-    """
+    """Fill in what is alike in all rules and has no place of its own: the directives log, benchmark and conda."""
     for each in workflow.rules:
         if each.norun or not each.output or each.log:
             continue

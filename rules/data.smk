@@ -4,7 +4,7 @@ rule mini_data:
     wildcard_constraints:
         dataset=keys_pattern(plan.generated()),
     params:
-        options=plan.mini_options,
+        options=options.mini,
     shell:
         "python -m bye mini-data {params.options} --out {output:q} > {log:q} 2>&1"
 
@@ -30,7 +30,7 @@ rule prepare:
     params:
         root=plan.image_root,
         out=subpath(output.train, parent=True),
-        options=plan.prepare_options,
+        options=options.prepare,
     shell:
         "python -m bye prepare --root {params.root:q} {params.options}"
         " --seed {wildcards.seed} --out {params.out:q} > {log:q} 2>&1"

@@ -6,15 +6,15 @@ rule attention:
     output:
         f"{PLAIN}/attention.parquet",
     priority: 90
-    threads: plan.process_threads
+    threads: needs.process_threads
     resources:
         **on_model,
-        gpu=plan.gpu,
-        processes=plan.processes,
+        gpu=needs.gpu,
+        processes=needs.processes,
     params:
         model=plan.model_path,
         images=plan.training_images,
-        options=plan.attention_options,
+        options=options.attention,
     shell:
         "python -m bye --gpus {resources.gpu} attention --model {params.model:q} --adapter {input.adapter:q}"
         " --samples {input.samples:q} --images {params.images:q} {params.options} --no-validate"
@@ -36,14 +36,14 @@ for name, defences in plan.detectors().items():
         wildcard_constraints:
             defence=keys_pattern(defences),
         priority: 90
-        threads: plan.detector_threads
+        threads: needs.detector_threads
         resources:
-            mem_mb=plan.detector_mem_mb,
-            runtime=plan.detector_runtime,
-            gpu=plan.detector_gpu,
+            mem_mb=needs.detector_mem_mb,
+            runtime=needs.detector_runtime,
+            gpu=needs.detector_gpu,
             torch_threads=1,
         params:
-            options=plan.detect_options,
+            options=options.detect,
         shell:
             "python -m bye --gpus {resources.gpu} detect {params.options} --seed {wildcards.seed}"
             " --threads {resources.torch_threads} --flags {output.flags:q} > {log:q} 2>&1"
@@ -70,7 +70,7 @@ rule entropy_figure:
     output:
         f"{CELL}/entropy.png",
     params:
-        labels=plan.labels_option,
+        labels=options.labels,
     shell:
         "python -m bye entropy-figure --flags {input.flags:q} --layers {input.layers:q} {params.labels}"
         " --out {output:q} > {log:q} 2>&1"

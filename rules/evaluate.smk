@@ -10,15 +10,15 @@ rule evaluate:
     wildcard_constraints:
         dataset=keys_pattern(plan.evaluated),
     priority: 20
-    threads: plan.process_threads
+    threads: needs.process_threads
     resources:
         **on_model,
-        gpu=plan.gpu,
-        processes=plan.processes,
+        gpu=needs.gpu,
+        processes=needs.processes,
     params:
         model=plan.model_path,
         images=plan.clean_images,
-        options=plan.evaluate_options,
+        options=options.evaluate,
     shell:
         "python -m bye --gpus {resources.gpu} evaluate --model {params.model:q} --adapter {input.adapter:q}"
         " --clean {input.clean:q} --clean-images {params.images:q} {params.options} --no-validate"
@@ -38,15 +38,15 @@ rule purify_test:
         defence=keys_pattern(plan.acting_on("test images")),
         dataset=keys_pattern(plan.evaluated),
     priority: 20
-    threads: plan.torch_threads
+    threads: needs.torch_threads
     resources:
         mem_mb=4000,
         runtime=240,
-        gpu=plan.purifier_gpu,
+        gpu=needs.purifier_gpu,
         torch_threads=1,
     params:
         images=plan.image_root,
-        options=plan.defence_options,
+        options=options.defence,
     shell:
         "python -m bye --gpus {resources.gpu} purify --samples {input.samples:q} --images {params.images:q} {params.options}"
         " --seed {wildcards.seed} --threads {resources.torch_threads}"
@@ -66,7 +66,7 @@ use rule purify_test as purify_triggered with:
         dataset=keys_pattern(plan.evaluated),
     params:
         images=plan.triggered_root,
-        options=plan.defence_options,
+        options=options.defence,
 
 
 rule score:
@@ -77,7 +77,7 @@ rule score:
     output:
         f"{CELL}/detection.json",
     params:
-        layers=plan.layers_option,
+        layers=options.layers,
     shell:
         "python -m bye score --flags {input.flags:q} --labels {input.labels:q} {params.layers}"
         " --out {output:q} > {log:q} 2>&1"

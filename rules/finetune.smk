@@ -12,16 +12,16 @@ rule finetune:
     wildcard_constraints:
         defence=keys_pattern(plan.acting_on("training set")),
     priority: 50
-    threads: plan.process_threads
+    threads: needs.process_threads
     resources:
         **on_model,
-        gpu=plan.gpu,
-        processes=plan.processes,
+        gpu=needs.gpu,
+        processes=needs.processes,
     params:
         model=plan.model_path,
         images=plan.training_images,
-        options=plan.finetune_options,
-        plain=plan.plain_options,
+        options=options.finetune,
+        plain=options.plain,
     shell:
         "python -m bye --gpus {resources.gpu} finetune --model {params.model:q} --samples {input.samples:q}"
         " --images {params.images:q} {params.options} {params.plain} --seed {wildcards.seed} --no-validate"
@@ -40,5 +40,5 @@ use rule finetune as finetune_vanilla with:
     params:
         model=plan.model_path,
         images=plan.training_images,
-        options=plan.finetune_options,
+        options=options.finetune,
         plain="",

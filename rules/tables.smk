@@ -14,7 +14,7 @@ rule table:
     wildcard_constraints:
         name=keys_pattern(plan.tables()),
     params:
-        options=plan.table_options,
+        options=options.table,
     shell:
         "python -m bye table {params.options} --out {output.csv:q} > {log:q} 2>&1"
 
@@ -33,7 +33,7 @@ rule figure:
     wildcard_constraints:
         name=keys_pattern(plan.figures()),
     params:
-        options=plan.figure_options,
+        options=options.figure,
     shell:
         "python -m bye {params.options} --out {output:q} > {log:q} 2>&1"
 
@@ -47,14 +47,14 @@ rule attention_maps:
         model=plan.model_files,
     output:
         f"{PLAIN}/maps.npz",
-    threads: plan.torch_threads
+    threads: needs.torch_threads
     resources:
         **on_model,
-        gpu=plan.one_gpu,
+        gpu=needs.one_gpu,
     params:
         model=plan.model_path,
         images=plan.training_images,
-        base=plan.base_options,
+        base=options.base,
     shell:
         "python -m bye --gpus {resources.gpu} attention-maps --model {params.model:q} {params.base} --adapter {input.adapter:q}"
         " --samples {input.samples:q} --images {params.images:q} --labels {input.labels:q} --seed {wildcards.seed}"

@@ -141,6 +141,10 @@ def test_a_changed_method_re_runs_what_it_made(folder):
         ("READS = ('entropy',)", "must have one function detect, and has 0"),
         ("READS = ('entropy',)\ndef detect(features, *, cut: complex): ...", "setting cut has the type complex"),
         ("READS = ('entropy',)\ndef detect(features, *, cut=len('a')): ...", "setting cut: len('a') is no literal"),
+        (
+            "READS = ('entropy',)\ndef detect(features, *, cut: int | None = 1): ...",
+            "may be None, so that must be its default",
+        ),
         ("def detect(features", "is not valid Python"),
     ],
 )

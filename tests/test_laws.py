@@ -104,11 +104,11 @@ def test_the_configuration_is_checked_without_what_methods_need(tmp_path):
     ]
     (tmp_path / "mine.py").write_text("\n".join(own))
     code = (
-        "import sys, yaml; from bye import config; from bye.workflow import Workflow\n"
+        "import sys, yaml; from bye import config; from bye.workflow import Files\n"
         f"content = yaml.safe_load(open({str(ROOT / 'config.yaml')!r}))\n"
         "content['defences']['mine'] = {'kind': 'mine.py'}\n"
         "content['tables']['table1']['defences'].append('mine')\n"
-        f"config.check(content, {str(ROOT)!r}); plan = Workflow(content)\n"
+        f"config.check(content, {str(ROOT)!r}); plan = Files(content)\n"
         "assert content['defences']['mine'] == {'kind': 'mine.py', 'cut': 2.0} and plan.targets()\n"
         "print(sorted({'torch', 'transformers', 'sklearn', 'peft'} & set(sys.modules)))"
     )

@@ -12,7 +12,8 @@ from bye.errors import ByeError
 from bye.plan import entries
 from bye.plan.definition import definition
 from bye.plan.problems import check
-from bye.workflow import Workflow, as_options, keys_pattern, record_name
+from bye.workflow import Files, Options, Resources, keys_pattern, record_name
+from bye.workflow.texts import as_options
 
 RUN = {"model": "tiny", "dataset": "scienceqa", "attack": "badnet", "seed": "0"}
 GUARD = "ACTS_ON = 'generation'\nREADS = ('reference',)\ndef guard(reference, *, tau: float = 0.1): ...\n"
@@ -39,7 +40,12 @@ def config(tiny_model, monkeypatch, tmp_path):
 
 @pytest.fixture
 def plan(config):
-    return Workflow(config, cores=4, machine_cores=2)
+    return Files(config)
+
+
+@pytest.fixture
+def options(plan):
+    return Options(plan)
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -82,12 +88,12 @@ def test_records_lie_by_rule_and_wildcards(output, place):
         ("sentinet", {"samples", "reference", "adapter", "model"}),
     ],
 )
-def test_a_detector_gets_what_it_reads_and_no_more(plan, defence, reads):
+def test_a_detector_gets_what_it_reads_and_no_more(plan, options, defence, reads):
     files = plan.detector_files(at(defence))
     assert {name for name, found in files.items() if found} == reads
-    options = shlex.split(plan.detect_options(at(defence)))
-    assert {f"--{name}" for name in reads} <= set(options)
-    assert ("--labels" in options) == (defence == "oracle")
+    words = shlex.split(options.detect(at(defence)))
+    assert {f"--{name}" for name in reads} <= set(words)
+    assert ("--labels" in words) == (defence == "oracle")
 
 
 def test_labels_are_an_input_of_no_other_detector(plan):
@@ -96,13 +102,13 @@ def test_labels_are_an_input_of_no_other_detector(plan):
         assert ("labels" in files) == (plan.config["defences"][defence]["kind"] == "oracle")
 
 
-def test_the_untouched_set_is_the_clean_one(plan):
+def test_the_untouched_set_is_the_clean_one(plan, options):
     clean = at(attack="none")
     assert plan.training_samples(clean) == "results/data/scienceqa/s0/train.json"
     assert plan.training_images(clean) == "results/data/scienceqa/raw"
     assert plan.labels_if_any(clean) == [] and plan.labels_if_any(at()) == "results/labels/scienceqa/badnet/s0.parquet"
     assert plan.test_files(clean)["triggered"] == []
-    assert "--target" not in plan.evaluate_options(clean) and "--target" in plan.evaluate_options(at())
+    assert "--target" not in options.evaluate(clean) and "--target" in options.evaluate(at())
 
 
 def test_who_answers_and_to_what(plan):
@@ -114,12 +120,12 @@ def test_who_answers_and_to_what(plan):
     assert plan.test_files(at("bye"))["clean"] == "results/data/scienceqa/s0/test.json"
 
 
-def test_a_guard_gets_its_settings_and_its_clean_samples(plan):
-    options = shlex.split(plan.evaluate_options(at("mine")))
-    assert options[options.index("--guard") + 1] == "guard.py" and options[options.index("--tau") + 1] == "0.5"
-    assert options[options.index("--reference") + 1] == "results/data/scienceqa/s0/test.json"
+def test_a_guard_gets_its_settings_and_its_clean_samples(plan, options):
+    words = shlex.split(options.evaluate(at("mine")))
+    assert words[words.index("--guard") + 1] == "guard.py" and words[words.index("--tau") + 1] == "0.5"
+    assert words[words.index("--reference") + 1] == "results/data/scienceqa/s0/test.json"
     assert plan.guard_files(at("mine")) == ["results/data/scienceqa/s0/test.json", "guard.py"]
-    assert plan.guard_files(at("bye")) == [] and "--guard" not in plan.evaluate_options(at("bye"))
+    assert plan.guard_files(at("bye")) == [] and "--guard" not in options.evaluate(at("bye"))
 
 
 def test_a_local_model_is_an_input_and_so_is_a_purifiers(plan):
@@ -138,17 +144,18 @@ def test_detectors_that_write_the_same_files_share_a_rule(plan):
 
 @pytest.mark.parametrize(("cores", "machine", "threads"), [(4, 2, 2), (16, 16, 1), (1, 8, 1), (None, 2, 1)])
 def test_a_job_with_torch_counts_as_one_core_of_the_machine(config, cores, machine, threads):
-    assert Workflow(config, cores, machine).torch_threads(at()) == threads
+    assert Resources(Files(config), cores, machine).torch_threads(at()) == threads
 
 
 def test_only_who_runs_the_model_asks_for_its_resources(config):
     config["models"]["tiny"]["resources"] = {"mem_mb": 5000, "runtime": 99, "gpu": 4}
-    plan = Workflow(config, cores=4, machine_cores=4)
+    needs = Resources(Files(config), cores=4, machine_cores=4)
     assert (
-        plan.detector_mem_mb(at("sentinet"), attempt=2) == 10000 and plan.detector_mem_mb(at("bye"), attempt=2) == 1000
+        needs.detector_mem_mb(at("sentinet"), attempt=2) == 10000
+        and needs.detector_mem_mb(at("bye"), attempt=2) == 1000
     )
-    assert (plan.detector_gpu(at("sentinet")), plan.detector_gpu(at("bye"))) == (1, 0)
-    assert (plan.gpu(at()), plan.processes(at()), plan.process_threads(at())) == (4, 4, 4)
+    assert (needs.detector_gpu(at("sentinet")), needs.detector_gpu(at("bye"))) == (1, 0)
+    assert (needs.gpu(at()), needs.processes(at()), needs.process_threads(at())) == (4, 4, 4)
 
 
 # ---- entries ---------------------------------------------------------------------------------------------------------

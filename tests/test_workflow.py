@@ -19,7 +19,7 @@ from bye import config as settings
 from bye.errors import ByeError
 from bye.machine import processes
 from bye.tools.budget import cells
-from bye.workflow import Workflow
+from bye.workflow import Files, Options
 
 TABLES = ["results/table1.csv", "results/table2.csv"]
 ABLATIONS = [f"results/{name}" for name in ("table5.csv", "table7.csv", "figure3.pdf", "figure4.png", "layers.png")]
@@ -592,9 +592,7 @@ def test_light_stages_start_without_torch(finished, tmp_path):
     keep = f"keep --samples {samples} --flags {tmp_path}/oracle"
     config = yaml.safe_load((finished / "config.yaml").read_text())
     settings.check(config, ROOT)
-    table = (
-        f"table {Workflow(config).table_options(Wildcards(fromdict={'name': 'table2'}))} --out {tmp_path}/table2.csv"
-    )
+    table = f"table {Options(Files(config)).table(Wildcards(fromdict={'name': 'table2'}))} --out {tmp_path}/table2.csv"
     for line in (
         f"mini-data --dataset iconqa --train 4 --test 2 --out {tmp_path}/raw",
         prepare,

@@ -1,0 +1,8 @@
+"""What the rules ask of a configuration: pure functions of it and of a job's wildcards."""
+
+from bye.workflow.files import Files
+from bye.workflow.options import Options
+from bye.workflow.resources import Resources
+from bye.workflow.texts import keys_pattern, record_name
+
+__all__ = ["Files", "Options", "Resources", "keys_pattern", "record_name"]
