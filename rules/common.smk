@@ -7,7 +7,7 @@ from bye import config as settings
 from bye.errors import ByeError
 from bye.machine import devices, processes
 from bye.plan.paths import *
-from bye.workflow import Files, Options, Resources, keys_pattern, record_name
+from bye.workflow import Files, Options, JobResources, keys_pattern, record_name
 
 
 def told(action, *arguments, **options):
@@ -21,7 +21,7 @@ def told(action, *arguments, **options):
 told(settings.check, config, workflow.basedir)
 plan = Files(config)
 options = Options(plan)
-needs = Resources(plan, cores=workflow._cores)
+needs = JobResources(plan, cores=workflow._cores)
 PLAIN = CELL.replace("{defence}", plan.plain)
 on_model = {"mem_mb": needs.mem_mb, "runtime": needs.runtime, "torch_threads": 1}  # of a job that runs a model
 

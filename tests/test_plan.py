@@ -12,7 +12,7 @@ from bye.errors import ByeError
 from bye.plan import entries
 from bye.plan.definition import definition
 from bye.plan.problems import check
-from bye.workflow import Files, Options, Resources, keys_pattern, record_name
+from bye.workflow import Files, JobResources, Options, keys_pattern, record_name
 from bye.workflow.texts import as_options
 
 RUN = {"model": "tiny", "dataset": "scienceqa", "attack": "badnet", "seed": "0"}
@@ -144,12 +144,12 @@ def test_detectors_that_write_the_same_files_share_a_rule(plan):
 
 @pytest.mark.parametrize(("cores", "machine", "threads"), [(4, 2, 2), (16, 16, 1), (1, 8, 1), (None, 2, 1)])
 def test_a_job_with_torch_counts_as_one_core_of_the_machine(config, cores, machine, threads):
-    assert Resources(Files(config), cores, machine).torch_threads(at()) == threads
+    assert JobResources(Files(config), cores, machine).torch_threads(at()) == threads
 
 
 def test_only_who_runs_the_model_asks_for_its_resources(config):
     config["models"]["tiny"]["resources"] = {"mem_mb": 5000, "runtime": 99, "gpu": 4}
-    needs = Resources(Files(config), cores=4, machine_cores=4)
+    needs = JobResources(Files(config), cores=4, machine_cores=4)
     assert (
         needs.detector_mem_mb(at("sentinet"), attempt=2) == 10000
         and needs.detector_mem_mb(at("bye"), attempt=2) == 1000

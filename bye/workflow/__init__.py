@@ -2,7 +2,7 @@
 
 from bye.workflow.files import Files
 from bye.workflow.options import Options
-from bye.workflow.resources import Resources
+from bye.workflow.resources import JobResources
 from bye.workflow.texts import keys_pattern, record_name
 
-__all__ = ["Files", "Options", "Resources", "keys_pattern", "record_name"]
+__all__ = ["Files", "Options", "JobResources", "keys_pattern", "record_name"]

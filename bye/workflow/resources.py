@@ -7,7 +7,7 @@ DETECTOR_MEM_MB = 1000  # of a detector that runs no model
 DETECTOR_MINUTES = 10
 
 
-class Resources:
+class JobResources:
     """The resources of jobs.
 
     files: the Files of a configuration; cores: of Snakemake's --cores; machine_cores: of this machine, or None.
