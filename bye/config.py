@@ -108,27 +108,17 @@ def with_methods(schema, config):
             where, values = f"config key {section}.{key}", config[section][key]
             if section == "models":
                 _method("family", values["family"], f"{where}.family")
-                method = _method("tuning method", values["tuning"], f"{where}.tuning")
-                _add(entry["properties"]["finetune"], method, method.settings)
+                _add(entry["properties"]["finetune"], _method("tuning method", values["tuning"], f"{where}.tuning"))
             elif section == "datasets":
-                method = _method("dataset format", values["format"], f"{where}.format")
-                _add(entry, method, method.settings)
-                _divide(entry, method)
+                _add_dataset(entry, _method("dataset format", values["format"], f"{where}.format"))
             elif section == "attacks":
-                method = _method("trigger", values["trigger"], f"{where}.trigger")
-                _add(entry, method, method.settings)
+                _add(entry, _method("trigger", values["trigger"], f"{where}.trigger"))
                 if isinstance(values["target"], dict):
-                    target = _method("target", values["target"].get("kind"), f"{where}.target.kind")
-                    known = {
-                        "type": "object",
-                        "additionalProperties": False,
-                        "properties": {"kind": {}},
-                        "required": [],
-                    }
-                    entry["properties"]["target"] = _add(known, target, target.settings)
+                    target = {"type": "object", "additionalProperties": False, "properties": {"kind": {}}}
+                    entry["properties"]["target"] = target
+                    _add(target, _method("target", values["target"]["kind"], f"{where}.target.kind"))
             else:
-                method = _method("defence", values["kind"], f"{where}.kind")
-                _add(entry, method, method.settings)
+                _add(entry, _method("defence", values["kind"], f"{where}.kind"))
     return schema
 
 
@@ -142,27 +132,26 @@ def _method(sort, kind, where):
         raise ByeError(f"{where} is {kind!r}; known values: {known}, or the path of a .py file") from None
 
 
-def _add(entry, method, settings):
-    """Add a method's settings to the schema of an entry, which it returns."""
-    for name, setting in settings.items():
+def _add(entry, method):
+    """Add a method's settings to the schema of an entry."""
+    for name, setting in method.settings.items():
         if name in entry["properties"]:
             raise ByeError(f"{method.path}: the name of setting {name} is that of a config key; choose another")
-        entry["properties"][name] = (
-            setting.schema if setting.required else {**setting.schema, "default": setting.default}
-        )
+        default = {} if setting.required else {"default": setting.default}
+        entry["properties"][name] = setting.schema | default
         if setting.required:
             entry.setdefault("required", []).append(name)
-    return entry
 
 
-def _divide(entry, method):
-    """Say which keys a dataset needs: sizes and metric where it has official splits; its folder by its own name."""
+def _add_dataset(entry, method):
+    """Add a format's settings, and which keys it needs: sizes and metric where it has official splits; its folder."""
+    _add(entry, method)
     if method.divided:
         entry["required"] += ["train", "test", "metric"]
     if method.root != "root":
-        entry["properties"][method.root] = entry["properties"].pop("root") | {"type": "string"}
-        entry["properties"][method.root].pop("default")
+        entry["properties"][method.root] = {"type": "string", "minLength": 1}
         entry["required"].append(method.root)
+        del entry["properties"]["root"]
 
 
 def restore_type(config, error):
