@@ -1,12 +1,17 @@
 """Stages that write tables, figures and pages."""
 
+from bye.errors import ByeError
 from bye.files import parse_json
 from bye.stages.options import CELL_LABELS, CELLS, CONFIGFILES, PICTURES, may, need, stage
 
 
 def entry_of(text):
-    """Return the content of an option in JSON."""
-    return parse_json(text, "option --entry")
+    """Return the description of a table that an option gives as JSON. Raises ByeError where it is none."""
+    entry = parse_json(text, "option --entry")
+    missing = [key for key in ("caption", "rows", "columns") if not isinstance(entry, dict) or key not in entry]
+    if missing:
+        raise ByeError(f"option --entry lacks {', '.join(missing)}; snakemake -n -p shows it for each table")
+    return entry
 
 
 @stage(
