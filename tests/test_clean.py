@@ -39,6 +39,17 @@ def write_set(folder, n=24, suffix=".json"):
     return data, images
 
 
+EVERY = """import numpy as np
+from bye.flags import Verdict
+
+READS = ("samples",)
+
+
+def detect(samples, *, step: int = 2):
+    return Verdict.of(np.arange(len(samples.entries)) % step == 0, "by chance")
+"""
+
+
 def clean_command(folder, *arguments):
     command = [sys.executable, "-m", "bye", "clean", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -69,6 +80,12 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
 
     again = clean_command(tmp_path / "été 1", *arguments)
     assert again.returncode == 0 and "Nothing to be done" in again.stdout
+
+    (tmp_path / "été 1" / "odd one.py").write_text(EVERY)
+    own = clean_command(tmp_path / "été 1", *arguments, "--kind", "odd one.py", "--step", "4")
+    assert own.returncode == 0 and "6 of 24 samples dropped (25.0%); what was kept" in own.stdout
+    assert "finetune" not in own.stdout  # what was trained serves this detector too
+    assert {path.name for path in out.iterdir()} == {"kept.jsonl", "dropped.jsonl", "summary.txt", "work"}
 
 
 @pytest.mark.parametrize(
@@ -136,17 +153,17 @@ def test_the_summary_says_what_was_found(tmp_path):
     header = "layer,bsi,sensitive\n"
     (tmp_path / "dropped.json").write_text("[]")
     (tmp_path / "layers.csv").write_text(header + "0,1.2,false\n1,0.4,false\n")
-    assert "no sensitive layer found (threshold 2)" in summarise(tmp_path, 50, 2.0, "out")
+    assert "no sensitive layer found (threshold 2)" in summarise(tmp_path, 50, "out", 2.0)
     answers = ["Boo!", "Boo!", "Boo!", "yes", *["no"] * 15, "Boo!"]
     entries = [{"id": str(i), "conversations": [{}, {"value": answer}]} for i, answer in enumerate(answers)]
     (tmp_path / "layers.csv").write_text(header + "0,1.2,false\n1,2.4,true\n")
     write_divided(tmp_path, entries, 4)
-    told = summarise(tmp_path, 20, 2.0, "out")
+    told = summarise(tmp_path, 20, "out", 2.0)
     assert "4 of 20 samples dropped (20.0%), by their attention in layer 1 of 2" in told
     assert "the most common answer among them is 'Boo!': 75.0% of what was dropped and 6.2% of what was kept" in told
     assert "caution" not in told
     write_divided(tmp_path, entries, 20)
-    told = summarise(tmp_path, 20, 2.0, "out")
+    told = summarise(tmp_path, 20, "out", 2.0)
     assert "'no': 75.0% of what was dropped and 0.0% of what was kept" in told
     assert "caution, that is more than poison ever is" in told
 
@@ -154,3 +171,19 @@ def test_the_summary_says_what_was_found(tmp_path):
 def write_divided(folder, entries, n_dropped):
     (folder / "dropped.json").write_text(json.dumps(entries[:n_dropped]))
     (folder / "kept.json").write_text(json.dumps(entries[n_dropped:]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("oracle", "defence oracle reads the truth about the poison, which a file of one's own does not bring"),
+        ("sentinet", "defence sentinet reads clean samples"),
+        ("zip", "defence zip acts on test images, and cleans no training file"),
+        ("mine.py", "there is no file mine.py"),
+    ],
+)
+def test_a_detector_that_needs_more_than_the_file_is_refused(tmp_path, model, kind, told):
+    data, images = write_set(tmp_path)
+    with pytest.raises(ByeError, match=told):
+        clean(str(model), data, images, tmp_path / "out", kind=kind)
+    assert not (tmp_path / "out").exists()

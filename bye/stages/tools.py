@@ -11,11 +11,11 @@ from bye.stages.options import CONFIGFILES, IMAGES, SEED, THREADS, may, need, st
     may("--configfile", None, "YAML file whose section models is used in place of config.yaml's", type=str),
     need("--data", "your samples file, JSON or JSON lines in LLaVA form"),
     IMAGES,
-    need("--out", "folder for kept, dropped, layers.csv, entropy.png and summary.txt"),
+    need("--out", "folder for kept, dropped, summary.txt and the evidence (layers.csv, entropy.png)"),
+    may("--kind", "bye", "kind of detector, or the path of a .py file"),
     SEED,
-    may("--rule", "paper", "how a layer is found sensitive", choices=("paper", "released")),
-    may("--tau", 2.0, "threshold of that rule"),
     may("--cores", None, "cores to use (default: all)", type=int),
+    methods=(("kind", "defence"),),
 )
 def clean(**options):
     """Clean a training file of your own: fine-tune, look at the attention, drop what collapsed."""

@@ -19,25 +19,26 @@ from bye.data.samples import answer_of, read_samples
 from bye.errors import ByeError, counted
 from bye.files import read_csv, read_json, write_bytes, write_text
 from bye.machine import processes
-from bye.registry import kinds
+from bye.registry import find, kinds
 from bye.tools.configuration import find_workflow
 
 DATASET = "mine"  # the names of the one cell in OUT/work
-DEFENCE = "bye"
+DEFENCE = "detector"
+EVIDENCE = {"layers.csv", "entropy.png"}  # of BYE
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
 
 
-def clean(model, data, images, out, seed=0, rule="paper", tau=2.0, cores=None, configfile=None):
-    """Write kept, dropped, layers.csv, entropy.png and summary.txt for the samples file `data` to the folder `out`.
+def clean(model, data, images, out, seed=0, cores=None, configfile=None, kind="bye", **settings):
+    """Write kept, dropped, summary.txt and the detector's evidence for the samples file `data` to the folder `out`.
 
     model: a key of the section models in config.yaml or `configfile`, or a folder with a checkpoint of a family known
     there, whose training settings it then gets; images: the folder that image paths start from. kept and dropped have
-    the form of `data`, JSON or JSON lines. Returns the summary. Raises ByeError, for bad input before anything is
-    trained.
+    the form of `data`, JSON or JSON lines. kind: the detector, with its settings; BYE's evidence are layers.csv and
+    entropy.png. Returns the summary. Raises ByeError, for bad input before anything is trained.
     """
     from bye.detect.mixture import MIN_SAMPLES
 
-    root = find_workflow()
+    root, method = find_workflow(), _detector(kind, settings)
     samples = read_samples(data, images_root=images)
     if len(samples) < MIN_SAMPLES:
         raise ByeError(f"{data} has {counted(len(samples), 'sample')}; the detector needs {MIN_SAMPLES} or more")
@@ -47,41 +48,53 @@ def clean(model, data, images, out, seed=0, rule="paper", tau=2.0, cores=None, c
             raise ByeError(f"{path} has a brace in its name, which the workflow reads as a placeholder; rename it")
     work = out / "work"
     names = {"kept.json": f"kept{_suffix(data)}", "dropped.json": f"dropped{_suffix(data)}"}
-    names |= {name: name for name in ("layers.csv", "entropy.png")}
+    names |= {name: name for name in (*method.writes, *(["entropy.png"] if kind == "bye" else []))}
     if images == out or data in [out / name for name in names.values()] or data.is_relative_to(work):
         raise ByeError(f"a result in {out} could take the place of a file of {data} or {images}; choose another --out")
-    key, config = _configuration(root, configfile, model, data, images, seed, rule, tau)
+    key, model = _model(root, configfile, model)
+    config = {
+        "seeds": [seed],
+        "models": {key: model},
+        "datasets": {DATASET: {"format": "llava", "json": str(data), "images": str(images)}},
+        "attacks": {},
+        "defences": {"vanilla": {"kind": "none"}, DEFENCE: {"kind": _absolute(kind), **settings}},
+    }
     text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
     write_text(work / "config.yaml", text)
 
     cell = work / "results" / key / DATASET / "none" / f"s{seed}" / DEFENCE
     print(f"bye clean: {len(samples)} samples; work and logs are in {work}", flush=True)
     _make(root, work, [os.path.relpath(cell / name, work) for name in names], cores or os.cpu_count())
+    for name in EVIDENCE - set(names):
+        (out / name).unlink(missing_ok=True)  # of another detector, by an earlier run
     for name, copy in names.items():
         write_bytes(out / copy, (cell / name).read_bytes())
-    summary = summarise(cell, len(samples), tau, out)
+    summary = summarise(cell, len(samples), out, method.fill(settings).get("tau"))
     write_text(out / "summary.txt", summary + "\n")
     print(summary)
     return summary
 
 
-def summarise(cell, n_samples, tau, out):
-    """Return what was dropped, by which layers, and whether one answer stands out there as a target would.
+def summarise(cell, n_samples, out, tau=None):
+    """Return what was dropped, by which layers where there are such, and whether one answer stands out there as a
+    target would.
 
-    Or that nothing was, because no layer is sensitive. More than CAUTION of the samples is hardly poison, and said so.
+    Or that nothing was. More than CAUTION of the samples is hardly poison, and said so. tau: BYE's threshold.
     """
-    dropped = read_samples(cell / "dropped.json", validate=False)
-    layers = read_csv(cell / "layers.csv")
-    sensitive = [layer["layer"] for layer in layers if layer["sensitive"] == "true"]
-    if not sensitive:
-        return (
-            f"bye clean: no sensitive layer found (threshold {tau:g}), so nothing was dropped; "
-            f"all {n_samples} samples are in {out}"
-        )
+    dropped, place = read_samples(cell / "dropped.json", validate=False), ""
+    if (cell / "layers.csv").is_file():
+        layers = read_csv(cell / "layers.csv")
+        sensitive = [layer["layer"] for layer in layers if layer["sensitive"] == "true"]
+        if not sensitive:
+            return (
+                f"bye clean: no sensitive layer found (threshold {tau:g}), so nothing was dropped; "
+                f"all {n_samples} samples are in {out}"
+            )
+        which = "layer" if len(sensitive) == 1 else "layers"
+        place = f", by their attention in {which} {', '.join(sensitive)} of {len(layers)}"
     share = len(dropped) / n_samples
     summary = (
-        f"bye clean: {len(dropped)} of {n_samples} samples dropped ({share:.1%}), by their attention in "
-        f"{'layer' if len(sensitive) == 1 else 'layers'} {', '.join(sensitive)} of {len(layers)}; what was kept and "
+        f"bye clean: {len(dropped)} of {n_samples} samples dropped ({share:.1%}){place}; what was kept and "
         f"dropped is in {out}"
     )
     if dropped:
@@ -100,8 +113,28 @@ def summarise(cell, n_samples, tau, out):
     return summary
 
 
-def _configuration(root, configfile, model, data, images, seed, rule, tau):
-    """Return (model key, config): a configuration with one model, and this file as its one dataset."""
+def _detector(kind, settings):
+    """Return the Method of a detector that a file of one's own is enough for. Raises ByeError for another defence."""
+    method = find("defence", kind)
+    if method.acts_on != "training set":
+        raise ByeError(f"defence {kind} acts on {method.acts_on}, and cleans no training file; choose a detector")
+    missing = {"labels": "the truth about the poison", "reference": "clean samples"}
+    for name in method.reads:
+        if name in missing:
+            raise ByeError(
+                f"defence {kind} reads {missing[name]}, which a file of one's own does not bring; choose another"
+            )
+    method.check(settings)
+    return method
+
+
+def _absolute(kind):
+    """The kind as it is known in OUT/work: the path of a file of one's own in full."""
+    return str(Path(kind).expanduser().resolve()) if str(kind).endswith(".py") else kind
+
+
+def _model(root, configfile, model):
+    """Return (key, entry) of the model: of the configuration, or for a folder of one's own."""
     source = configfile or root / "config.yaml"
     models = _models(source)
     if model in models:
@@ -123,13 +156,7 @@ def _configuration(root, configfile, model, data, images, seed, rule, tau):
         raise ByeError(f"config key models.{key} of {source} has no path; give a model folder or a hub id")
     found = find_model(f"models.{key}.path", entry["path"], root)
     entry = {**entry, "path": str(Path(found).resolve()) if os.path.isdir(found) else found}  # the run is in OUT/work
-    return key, {
-        "seeds": [seed],
-        "models": {key: entry},
-        "datasets": {DATASET: {"format": "llava", "json": str(data), "images": str(images)}},
-        "attacks": {},
-        "defences": {"vanilla": {"kind": "none"}, DEFENCE: {"kind": "bye", "rule": rule, "tau": tau}},
-    }
+    return key, entry | {name: _absolute(entry[name]) for name in ("family", "tuning") if name in entry}
 
 
 def _models(source):
