@@ -98,11 +98,11 @@ FILES = {
         File(
             f"{CELL}/adapter/",
             "finetune",
-            "PEFT folder",
+            "folder",
             (
-                "The adapter: `adapter_config.json` and `adapter_model.safetensors`, loaded by "
-                "`peft.PeftModel.from_pretrained(base, folder)`. Of a guard or a purifier there is none: the plain "
-                "one answers."
+                "What was trained, as the tuning method saves it. LoRA: `adapter_config.json` and "
+                "`adapter_model.safetensors`, loaded by `peft.PeftModel.from_pretrained(base, folder)`. Of a guard or a "
+                "purifier there is none: the plain one answers."
             ),
         ),
         File(f"{CELL}/loss.csv", "finetune", "CSV, at most some 200 rows", "The training loss.", LOSS),
