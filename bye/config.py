@@ -17,9 +17,6 @@ from bye.plan import problems
 from bye.plan.paths import BUILT, DOWNLOADS, OWN_FOLDERS, UNTOUCHED
 from bye.registry import find, kinds
 
-DOWNLOADED = ("scienceqa", "iconqa", "flickr30k", "rsvqa")  # what the rule fetch knows
-MINI = ("scienceqa", "iconqa", "flickr30k", "rsvqa")  # what the generator of mini datasets draws
-
 
 def read_config(paths):
     """Return the content of YAML files, each laid over those before as Snakemake does it. Raises ByeError."""
@@ -90,7 +87,8 @@ def without_methods(schema):
     parts = schema["$defs"]
     for part in (parts["model"]["properties"]["finetune"], parts["dataset"], parts["attack"], parts["defence"]):
         del part["additionalProperties"]
-    del parts["dataset"]["properties"]["root"]["default"]
+    for name in ("root", "train", "test", "metric"):  # which depend on the format
+        del parts["dataset"]["properties"][name]["default"]
     return schema
 
 
@@ -126,9 +124,9 @@ def _method(sort, kind, where):
     try:
         return find(sort, kind)
     except ByeError as error:
-        if isinstance(kind, str) and kind.endswith(".py"):
-            raise ByeError(f"{where}: {error}") from None
         known = ", ".join(kinds(sort))
+        if isinstance(kind, str) and (kind.endswith(".py") or kind in kinds(sort)):
+            raise ByeError(f"{where}: {error}") from None
         raise ByeError(f"{where} is {kind!r}; known values: {known}, or the path of a .py file") from None
 
 
@@ -146,12 +144,14 @@ def _add(entry, method):
 def _add_dataset(entry, method):
     """Add a format's settings, and which keys it needs: sizes and metric where it has official splits; its folder."""
     _add(entry, method)
+    properties = entry["properties"]
+    properties[method.root] = properties.pop("root")
     if method.divided:
         entry["required"] += ["train", "test", "metric"]
-    if method.root != "root":
-        entry["properties"][method.root] = {"type": "string", "minLength": 1}
+        properties |= {part: {"type": "integer", "minimum": 1} for part in ("train", "test")}
+    if not (method.divided and method.mini):  # nothing draws it
+        properties[method.root] = {"type": "string", "minLength": 1}
         entry["required"].append(method.root)
-        del entry["properties"]["root"]
 
 
 def restore_type(config, error):
@@ -212,12 +212,8 @@ def check_references(config):
             raise ByeError(f"config keys models.{key}.finetune and models.{key}.resources.gpu: {error}") from None
     for key, dataset in config["datasets"].items():
         method = find("dataset format", dataset["format"])
-        if dataset.get("json") and method.divided and not dataset.get("root"):
+        if dataset.get("json") and method.divided and not dataset.get(method.root):
             raise ByeError(f"config key datasets.{key}.json needs datasets.{key}.root, the folder of the download")
-        if method.divided and dataset["root"] is None and method.kind not in MINI:
-            raise ByeError(
-                f"config key datasets.{key}.root is not set, and there is no mini dataset {method.kind!r}; set it"
-            )
         if dataset.get("json") and not os.path.isfile(dataset["json"]):
             raise ByeError(f"config key datasets.{key}.json: there is no file {dataset['json']}")
         if dataset.get("images") and not os.path.isdir(dataset["images"]):
@@ -315,11 +311,6 @@ def is_downloaded(dataset):
 def is_built(path):
     """Whether a rule of the workflow builds a model: its path is results/base_models/KEY."""
     return path.startswith(f"{BUILT}/")
-
-
-def has_test_set(dataset):
-    """Whether a dataset entry of the config gives something to evaluate on."""
-    return bool(dataset["test"])
 
 
 def find_model(key, path, base, file="config.json"):

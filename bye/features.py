@@ -6,8 +6,9 @@ import numpy as np
 
 from bye.errors import ByeError
 from bye.flags import read_table
+from bye.registry import COLUMNS
 
-MASSES = ("system_mass", "image_mass", "text_mass")
+MASSES = tuple(name for name in COLUMNS if name != "entropy")
 
 
 @dataclass(frozen=True)

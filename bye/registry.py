@@ -12,22 +12,45 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 
 from bye.errors import ByeError
 
-GIVEN = ("seed",)  # keyword parameters that the suite fills in: no settings
+GIVEN = ("seed",)  # keyword parameters that the suite fills in: no settings ...
+SEEDED = ("detect", "apply", "answer", "attach", "load")  # ... of these functions
 TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "None": "null", "dict": "object"}
 REQUIRED = object()  # default of a setting that has none
+NO_LITERAL = object()  # value of a constant that only a run of the file would tell
 
-# What a defence may act on, and its public function there.
+# What a defence may act on, its public function there, and what that may read.
 ACTIONS = {"training set": "detect", "test images": "purifier", "generation": "guard", "nothing": None}
 # What a defence may read: columns of attention.parquet, or one of the others; and the parameter that brings it.
 COLUMNS = ("entropy", "system_mass", "image_mass", "text_mass")
 READABLE = {
     **dict.fromkeys(COLUMNS, "features"),
     **{name: name for name in ("samples", "labels", "reference", "model")},
+}
+
+
+READABLE_AT = {"training set": tuple(READABLE), "generation": ("reference", "model")}
+# Options of the stages that run a method, and arguments of their functions: no names of settings.
+RESERVED = {
+    "defence": (
+        *("kind", "attention", "samples", "images", "labels", "reference", "reference_images", "model", "adapter"),
+        *("family", "quantization", "tuning", "batch_size", "seed", "threads", "flags", "out_samples", "out_images"),
+        *("clean", "clean_images", "triggered", "triggered_images", "target", "guard", "metric", "predictions", "out"),
+        *("max_new_tokens", "validate", "processes", "data", "cores", "configfile"),
+    ),
+    "trigger": ("samples", "images", "trigger", "rate", "target", "seed", "out", "labels"),
+    "target": ("kind",),
+    "tuning method": (
+        *("model", "family", "quantization", "tuning", "samples", "images", "out", "log", "epochs", "batch_size"),
+        *("micro_batch_size", "learning_rate", "warmup", "adam_epsilon", "cache_features", "gradient_checkpointing"),
+        *("plain_samples", "plain_adapter", "plain_log", "validate", "seed", "processes", "threads", "checkpoints"),
+        *("checkpoint_folder", "device", "dtype", "entries"),
+    ),
+    "dataset format": ("format", "root", "images", "train", "test", "metric", "max_new_tokens", "seed", "out"),
 }
 
 
@@ -60,7 +83,12 @@ SORTS = {
         Sort("tuning method", "tuning", "tuning", ("attach", "save", "load", "count")),
         Sort("family", "families", "family", base="Family"),
         Sort(
-            "dataset format", "datasets", "format", ("load",), ("parts",), constants={"DIVIDED": True, "ROOT": "root"}
+            "dataset format",
+            "datasets",
+            "format",
+            ("load",),
+            ("parts",),
+            constants={"DIVIDED": True, "ROOT": "root", "MINI": False, "FETCHED": False},
         ),
     )
 }
@@ -113,6 +141,11 @@ class Method:
         """Whether it is a file of the user's."""
         return _is_path(self.kind)
 
+    @property
+    def runs_model(self):
+        """Whether it is a detector that runs the model."""
+        return self.constants.get("ACTS_ON") == "training set" and "model" in self.constants["READS"]
+
     def __getattr__(self, name):
         constants = object.__getattribute__(self, "constants")
         if name.upper() in constants:
@@ -157,11 +190,6 @@ class Method:
         arguments |= {key: value for key, value in given.items() if key in function.fillable}
         return partial(getattr(self.load(), name), **arguments)
 
-    @cached_property
-    def properties(self):
-        """JSON schema of the settings: {name: schema}."""
-        return {name: setting.schema for name, setting in self.settings.items()}
-
 
 def kinds(sort):
     """Return the kinds of a sort that the suite has, in the order of the alphabet."""
@@ -193,6 +221,9 @@ def _read(sort, kind, path, changed):
     wanted = SORTS[sort]
     tree = _parse(path, changed)
     constants = wanted.constants | _constants(tree.body)
+    for name in wanted.constants:
+        if constants[name] is NO_LITERAL:
+            raise ByeError(f"{path}: {name} is no literal; write the value itself")
     if wanted.base:
         classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
         if len(classes) != 1:
@@ -206,11 +237,14 @@ def _read(sort, kind, path, changed):
     names = wanted.functions
     if sort == "defence":
         names = _check_defence(path, constants)
-    functions = {name: signature(path, name) for name in names}
+    functions = {name: signature(path, name, typed=name == names[0]) for name in names}
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    functions |= {name: signature(path, name) for name in wanted.optional if name in defined}
-    if sort == "defence" and constants["ACTS_ON"] in ("training set", "generation"):
+    functions |= {name: signature(path, name, typed=False) for name in wanted.optional if name in defined}
+    _check_functions(path, sort, functions)
+    if sort == "defence" and names:
         _check_given(path, functions[names[0]], constants["READS"])
+        for setting in set(constants["FOLDERS"]) - set(functions[names[0]].settings):
+            raise ByeError(f"{path}: FOLDERS names {setting!r}, which is no setting; correct it")
     return Method(wanted, kind, path, functions, constants, ast.get_docstring(tree) or "")
 
 
@@ -219,9 +253,11 @@ def _check_defence(path, constants):
     acts_on, reads = constants["ACTS_ON"], constants["READS"]
     if acts_on not in ACTIONS:
         raise ByeError(f"{path}: ACTS_ON is {acts_on!r}; it can be {', '.join(map(repr, ACTIONS))}")
-    unknown = [name for name in reads if name not in READABLE]
+    readable = READABLE_AT.get(acts_on, ())
+    unknown = [name for name in reads if name not in readable]
     if not isinstance(reads, tuple | list) or unknown:
-        raise ByeError(f"{path}: READS names {', '.join(map(repr, unknown))}; it can name {', '.join(READABLE)}")
+        known = ", ".join(readable) or "nothing"
+        raise ByeError(f"{path}: READS names {', '.join(map(repr, unknown))}; on the {acts_on} it can name {known}")
     return (ACTIONS[acts_on],) if ACTIONS[acts_on] else ()
 
 
@@ -234,8 +270,24 @@ def _check_given(path, function, reads):
         )
 
 
-def signature(path, name):
-    """Return the Function of that name in a Python file, read from its syntax. Raises ByeError where there is none."""
+def _check_functions(path, sort, functions):
+    """Raise ByeError where settings have names of the suite's own, or functions take what nobody gives them."""
+    first = next(iter(functions.values()), None)
+    for function in functions.values():
+        for name in function.settings:
+            if name in RESERVED.get(sort, ()):
+                raise ByeError(f"{path}: setting {name} has the name of an option of the suite; choose another")
+            if name not in first.settings:
+                raise ByeError(f"{path}: setting {name} of {function.name} is none of {first.name}; add it there")
+        if function.fillable and function.name not in SEEDED:
+            raise ByeError(f"{path}: {function.name} is given no seed; leave it out")
+
+
+def signature(path, name, typed=True):
+    """Return the Function of that name in a Python file, read from its syntax.
+
+    typed: whether it is the home of its settings' types. Raises ByeError where there is no such function.
+    """
     tree = _parse(path, _changed(path))
     nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
     if len(nodes) != 1:
@@ -248,17 +300,21 @@ def signature(path, name):
         if argument.arg in GIVEN:
             fillable.append(argument.arg)
         else:
-            settings[argument.arg] = _setting(path, argument, default, text)
+            settings[argument.arg] = _setting(path, argument, default, text, typed)
     return Function(name, tuple(argument.arg for argument in arguments.args), settings, tuple(fillable), text)
 
 
-def _setting(path, argument, default, text):
+def _setting(path, argument, default, text, typed):
     where = f"{path}: setting {argument.arg}"
     value = REQUIRED if default is None else _literal(default, where)
-    if argument.annotation is not None:
+    if not typed:
+        schema = {}
+    elif argument.annotation is not None:
         schema = _schema(argument.annotation, where)
+    elif type(value).__name__ in TYPES:
+        schema = {"type": TYPES[type(value).__name__]}
     else:
-        schema = {} if value is REQUIRED else {"type": TYPES[type(value).__name__ if value is not None else "None"]}
+        raise ByeError(f"{where} has no type; write {argument.arg}: int, or what it is")
     nullable = "null" in _as_list(schema.get("type")) or None in schema.get("enum", ())
     if nullable and value is not None:
         raise ByeError(f"{where} may be None, so that must be its default; None is what is left out")
@@ -271,28 +327,33 @@ def _schema(node, where):
         return {"type": "null"}
     if isinstance(node, ast.Name) and node.id in TYPES:
         return {"type": TYPES[node.id]} | ({"minLength": 1} if node.id == "str" else {})
-    if isinstance(node, ast.Name) and node.id == "list":
-        return {"type": "array"}
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        left, right = _schema(node.left, where), _schema(node.right, where)
-        kinds = [kind for part in (left, right) for kind in _as_list(part.get("type", []))]
-        choices = [*left.get("enum", []), *right.get("enum", [])]
-        if choices:
-            return {"enum": [*choices, *([None] if "null" in kinds else [])]}
-        return left | right | {"type": kinds}
+        return _union(_schema(node.left, where), _schema(node.right, where), where)
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
         inner = node.slice
-        if node.value.id == "list":
+        if node.value.id == "list" and "boolean" not in _as_list(_schema(inner, where).get("type")):
             return {"type": "array", "minItems": 1, "items": _schema(inner, where)}
         if node.value.id == "Literal":
             parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
             return {"enum": [_literal(part, where) for part in parts]}
-        if node.value.id == "Annotated" and isinstance(inner, ast.Tuple):
+        if node.value.id == "Annotated" and isinstance(inner, ast.Tuple) and isinstance(inner.elts[1], ast.Dict):
             return _schema(inner.elts[0], where) | _literal(inner.elts[1], where)
     raise ByeError(
-        f"{where} has the type {ast.unparse(node)}; it can be int, float, str, bool, None, list[...], Literal[...], "
-        "a union of these, or Annotated[type, {JSON schema}]"
+        f"{where} has the type {ast.unparse(node)}; it can be int, float, str, bool, list[...], Literal[...], "
+        "one of these or None, a union of numbers and texts, or Annotated[type, {JSON schema}]"
     )
+
+
+def _union(left, right, where):
+    """The schema of a union: of any type with None, or of numbers and texts."""
+    kinds = [kind for part in (left, right) for kind in _as_list(part.get("type", []))]
+    choices = [*left.get("enum", []), *right.get("enum", [])]
+    others = [kind for kind in kinds if kind != "null"]
+    if choices and not others:
+        return {"enum": [*choices, None]}
+    if choices or len(others) > 1 and not set(others) <= {"integer", "number", "string"}:
+        raise ByeError(f"{where} is of a union that no option can tell apart; take one type, or one of them or None")
+    return left | right | {"type": kinds}
 
 
 def _as_list(value):
@@ -307,16 +368,17 @@ def _literal(node, where):
 
 
 def _constants(body, lower=False):
-    """{name: value} of the literals that a body assigns to names in capitals (or, in a class, to any)."""
+    """{name: value} of what a body assigns to names in capitals (in a class, to any); NO_LITERAL where it is none."""
     found = {}
     for node in body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            name = node.targets[0].id
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if isinstance(node, ast.Assign | ast.AnnAssign) and len(targets) == 1 and isinstance(targets[0], ast.Name):
+            name = targets[0].id
             if lower or name.isupper():
                 try:
                     found[name] = ast.literal_eval(node.value)
-                except ValueError:
-                    continue
+                except (ValueError, TypeError):
+                    found[name] = NO_LITERAL
     return found
 
 

@@ -14,7 +14,7 @@ rule fetch:
     output:
         directory(f"{DOWNLOADS}/{{format}}"),
     wildcard_constraints:
-        format=keys_pattern(settings.DOWNLOADED),
+        format=keys_pattern(plan.fetched()),
     resources:
         runtime=600,
     shell:

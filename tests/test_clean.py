@@ -153,17 +153,17 @@ def test_the_summary_says_what_was_found(tmp_path):
     header = "layer,bsi,sensitive\n"
     (tmp_path / "dropped.json").write_text("[]")
     (tmp_path / "layers.csv").write_text(header + "0,1.2,false\n1,0.4,false\n")
-    assert "no sensitive layer found (threshold 2)" in summarise(tmp_path, 50, "out", 2.0)
+    assert "no sensitive layer found (threshold 2)" in summarise(tmp_path, 50, "out", ["layers.csv"], 2.0)
     answers = ["Boo!", "Boo!", "Boo!", "yes", *["no"] * 15, "Boo!"]
     entries = [{"id": str(i), "conversations": [{}, {"value": answer}]} for i, answer in enumerate(answers)]
     (tmp_path / "layers.csv").write_text(header + "0,1.2,false\n1,2.4,true\n")
     write_divided(tmp_path, entries, 4)
-    told = summarise(tmp_path, 20, "out", 2.0)
+    told = summarise(tmp_path, 20, "out", ["layers.csv"], 2.0)
     assert "4 of 20 samples dropped (20.0%), by their attention in layer 1 of 2" in told
     assert "the most common answer among them is 'Boo!': 75.0% of what was dropped and 6.2% of what was kept" in told
     assert "caution" not in told
     write_divided(tmp_path, entries, 20)
-    told = summarise(tmp_path, 20, "out", 2.0)
+    told = summarise(tmp_path, 20, "out", ["layers.csv"], 2.0)
     assert "'no': 75.0% of what was dropped and 0.0% of what was kept" in told
     assert "caution, that is more than poison ever is" in told
 

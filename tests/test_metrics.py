@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bye.metrics.accuracy import accuracy, is_correct
-from bye.metrics.asr import attack_success_rate, is_target
+from bye.metrics.asr import is_target
 from bye.metrics.cider import cider, tokenize
 from bye.metrics.detection import auroc, average_precision, detection_metrics
 
@@ -33,9 +33,6 @@ def test_accuracy_of_unlike_lists():
 def test_asr_counts_the_whole_target_only():
     outputs = ["Backdoor Attack!", "backdoor attack! ", "Backdoor Attack", "A dog. Backdoor Attack!", ""]
     assert list(is_target(outputs, "Backdoor Attack!")) == [True, True, False, False, False]
-    assert attack_success_rate(outputs, "Backdoor Attack!") == pytest.approx(40.0)
-    with pytest.raises(ValueError, match="undefined"):
-        attack_success_rate([], "Backdoor Attack!")
 
 
 # ---- CIDEr ---------------------------------------------------------------------------------------------------------

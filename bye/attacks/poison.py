@@ -1,8 +1,8 @@
 """Make the poisoned training set and the triggered test set.
 
-Nothing but the pixels and the answer tells a poisoned sample from a clean one: all images, poisoned or not, are written
-anew, losslessly, as PNG under a name that is a hash of their pixels, all with one time stamp; ids and order stay. Which
-samples are poisoned is written to a labels file of its own, which no defence reads.
+Nothing but pixels, question and answer tells a poisoned sample from a clean one: all images, poisoned or not, are
+written anew, losslessly, as PNG under a name that is a hash of their pixels, all with one time stamp; ids and order
+stay. Which samples are poisoned is written to a labels file of its own, which no defence reads.
 """
 
 from pathlib import Path
@@ -84,13 +84,8 @@ class Attack:
     """A trigger and a target, with their settings: makes a poisoned sample of a clean one."""
 
     def __init__(self, trigger, target, seed, settings):
-        method = find("trigger", trigger)
-        unknown = sorted(set(settings) - set(method.settings))
-        if unknown:
-            known = ", ".join(method.settings) or "none"
-            raise ByeError(f"trigger {trigger!r} has no setting {unknown[0]!r}; it has {known}")
         self.trigger, self.seed = trigger, seed
-        self.apply = method.bind("apply", settings, seed=seed)
+        self.apply = find("trigger", trigger).bind("apply", settings, seed=seed)
         self.answer = find_target(target).bind("answer", target_settings(target), seed=seed)
 
     def __call__(self, index, sample, pixels):
@@ -98,17 +93,33 @@ class Attack:
 
         Raises ByeError where the trigger's file returns what is no sample or no such image.
         """
-        truth = answer_of(sample)
-        poisoned, changed = self.apply(sample, pixels, np.random.default_rng([TRIGGER, self.seed, index]))
-        poisoned = with_answer(poisoned, self.answer(truth, np.random.default_rng([TARGET, self.seed, index])))
-        problem = problem_of(poisoned)
-        if problem is None and not (changed.dtype == np.uint8 and changed.ndim == 3 and changed.shape[2] == 3):
-            problem = f"its image is {changed.dtype} of shape {changed.shape}, not uint8 (height, width, 3)"
-        if problem is not None or id_of(poisoned) != id_of(sample):
-            raise ByeError(
-                f"attack on sample {id_of(sample)!r} with trigger {self.trigger}: {problem or 'its id changed'}"
-            )
+        made = self.apply(sample, pixels, np.random.default_rng([TRIGGER, self.seed, index]))
+        problem = _problem_of(made, sample)
+        if problem is None:
+            poisoned, changed = made
+            answer = self.answer(answer_of(sample), np.random.default_rng([TARGET, self.seed, index]))
+            poisoned = with_answer(poisoned, answer)
+            problem = problem_of(poisoned)
+        if problem is not None:
+            raise ByeError(f"attack on sample {id_of(sample)!r} with trigger {self.trigger}: {problem}")
         return poisoned, changed
+
+
+def _problem_of(made, sample):
+    """Return what is wrong with what a trigger gave for a sample, or None.
+
+    Nothing but question, answer and pixels may tell a poisoned sample: other keys, or their order, would be a label.
+    """
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], dict)):
+        return f"it gave {type(made).__name__}, not a pair of the sample and its pixels"
+    poisoned, pixels = made
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        what = f"{pixels.dtype} of shape {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        return f"its image is {what}, not uint8 (height, width, 3)"
+    same = {key: value for key, value in sample.items() if key != "conversations"}
+    if list(poisoned) != list(sample) or {key: poisoned[key] for key in same} != same:
+        return "more than its question changed, which would tell it from the others; change conversations alone"
+    return None
 
 
 def find_target(target):

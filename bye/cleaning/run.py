@@ -10,7 +10,7 @@ from bye.data.samples import id_of, read_samples
 from bye.errors import ByeError
 from bye.features import read_features
 from bye.files import write_csv
-from bye.flags import read_labels, write_flags
+from bye.flags import Verdict, read_labels, write_flags
 from bye.registry import COLUMNS, find
 
 
@@ -75,17 +75,19 @@ def detect(kind, flags, seed, settings, attention=None, samples=None, labels=Non
         raise ByeError(f"defence {kind} acts on {method.acts_on}, not on a training set; it flags nobody")
     columns = [name for name in method.reads if name in COLUMNS]
     given = {"attention": attention, "samples": samples, "labels": labels, "reference": reference, "model": model}
-    for name in [*method.reads, *(["samples"] if not columns else [])]:
+    for name in [*method.reads, *([] if columns else ["samples"])]:
         option = "attention" if name in COLUMNS else name
         if given[option] is None:
             raise ByeError(f"defence {kind} reads {name}; give --{option}")
     if columns:
         given["features"] = read_features(attention, columns)
+    ids = given["features"].ids if columns else samples.ids
+    if "samples" in method.reads and samples.ids != ids:
+        raise ByeError(f"{attention} and {samples.path} are not of the same samples; give those of one run")
     if "labels" in method.reads:
-        given["labels"] = read_labels(labels, samples.ids)
+        given["labels"] = read_labels(labels, ids)
     function = method.bind("detect", settings, seed=seed)
     verdict = function(**{name: given[name] for name in method.functions["detect"].given})
-    ids = given["features"].ids if columns else samples.ids
     _check(verdict, ids, method)
     for name in method.writes:
         rows = verdict.tables[name]
@@ -97,12 +99,13 @@ def detect(kind, flags, seed, settings, attention=None, samples=None, labels=Non
 def _check(verdict, ids, method):
     """Raise ByeError unless a verdict is one on these samples."""
     n, what = len(ids), f"{method.path}: detect"
+    if not isinstance(verdict, Verdict):
+        raise ByeError(f"{what} gave a {type(verdict).__name__}; give a bye.flags.Verdict")
     parts = {"flagged": verdict.flagged, "reasons": verdict.reasons, "scores": verdict.scores, "p_low": verdict.p_low}
     for name, part in {**parts, **verdict.columns}.items():
         if part is not None and len(part) != n:
             raise ByeError(f"{what} gave {len(part)} {name} for {n} samples; give one for each")
     if np.asarray(verdict.flagged).dtype != bool:
         raise ByeError(f"{what} gave flags of type {np.asarray(verdict.flagged).dtype}; give booleans")
-    missing = [name for name in method.writes if name not in verdict.tables]
-    if missing:
-        raise ByeError(f"{what} gave no {missing[0]}, which WRITES names; put its rows into the verdict's tables")
+    for name in sorted(set(method.writes) ^ set(verdict.tables)):
+        raise ByeError(f"{what}: WRITES and the tables of its verdict differ in {name}; have both alike")

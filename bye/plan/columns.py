@@ -55,13 +55,19 @@ def _sensitive(result):
 
 
 def _n_layers(results):
-    counts = [len(_sensitive(result) or ()) for result in results]
-    return f"{mean(counts):g}"
+    counts = _counts(results)
+    return None if counts is None else f"{mean(counts):g}"
+
+
+def _counts(results):
+    """Numbers of sensitive layers, or None of a detector that chooses none."""
+    found = [_sensitive(result) for result in results]
+    return None if None in found else [len(layers) for layers in found]
 
 
 def _no_layer(results):
-    counts = [len(_sensitive(result) or ()) for result in results]
-    if all(counts):
+    counts = _counts(results)
+    if counts is None or all(counts):
         return None
     return "no sensitive layer in some seed" if any(counts) else "no sensitive layer"
 

@@ -1,6 +1,6 @@
 """What the stage `table` is told of an entry of the config section tables, as JSON values."""
 
-from bye.plan.columns import PAPER
+from bye.plan.columns import IDENTITY, PAPER
 from bye.plan.entries import LISTS, cells, columns, distinct, method_of, names, rows_of
 from bye.plan.paths import BENCHMARKS, UNTOUCHED
 from bye.registry import COLUMNS as FEATURES
@@ -19,15 +19,12 @@ def definition(config, name):
     runs = cells(config, name)
     shown = {column.get("column") for column in told["columns"]}
     for column in told["columns"]:
-        if "setting" in column:
-            column["texts"] = _setting_texts(config, runs, column["setting"])
-            column["by"] = "attack" if column["setting"] in _keys_of(config, "attacks", runs) else "defence"
-        elif "labels" in column:
-            column["texts"], column["by"] = column["labels"], column.get("by", "defence")
+        if "setting" in column or "labels" in column:
+            column["by"] = section_of(config, column, runs)
+            keys = distinct(getattr(cell, column["by"]) for cell in runs)
+            column["texts"] = {key: _text_of(config, column, column["by"], key) for key in keys}
     if "rate" in shown:
-        attacks = distinct(cell.attack for cell in runs)
-        rates = {key: 0 if key == UNTOUCHED else config["attacks"][key]["rate"] for key in attacks}
-        told["rates"] = {key: f"{100 * rate:g}" for key, rate in rates.items()}
+        told["rates"] = {cell.attack: rate_of(config, cell.attack) for cell in runs}
     if shown & {"note", "told"} or "best" in entry:
         told["reads"] = {key: sorted(method_of(config, key).reads) for key in distinct(cell.defence for cell in runs)}
     if "seconds" in shown:
@@ -58,7 +55,7 @@ def _paper(config, entry, runs):
     source = entry["paper"]
     methods, settings = {}, {}
     for cell in runs:
-        values = _settings(config, "defences", cell.defence) | _settings(config, "attacks", cell.attack)
+        values = settings_of(config, "defence", cell.defence) | settings_of(config, "attack", cell.attack)
         methods[cell.defence] = str(source.get("method", cell.defence)).format_map(values)
         settings[f"{cell.defence}/{cell.attack}"] = str(source.get("setting", "default")).format_map(values)
     models = {key: config["models"][key]["paper"] for key in names(config, entry, "models")}
@@ -71,18 +68,42 @@ def _paper(config, entry, runs):
     }
 
 
-def _settings(config, section, key):
-    return {} if key == UNTOUCHED else config[section][key]
+def identifies(column):
+    """Whether a column says which cell a row is, and is no number of it."""
+    return column.get("column") in (*IDENTITY, "rate") or "setting" in column or "labels" in column
 
 
-def _keys_of(config, section, runs):
-    """The settings that all entries of a section have which the cells name."""
-    keys = distinct(cell.attack if section == "attacks" else cell.defence for cell in runs)
-    return set.intersection(*(set(_settings(config, section, key)) for key in keys)) if keys else set()
+def shown_text(config, column, cell):
+    """Return what a column that identifies a row has for a cell."""
+    if column.get("column") in IDENTITY:
+        return getattr(cell, IDENTITY[column["column"]])
+    if column.get("column") == "rate":
+        return rate_of(config, cell.attack)
+    section = section_of(config, column, [cell])
+    return _text_of(config, column, section, getattr(cell, section))
 
 
-def _setting_texts(config, runs, setting):
-    section = "attacks" if setting in _keys_of(config, "attacks", runs) else "defences"
-    keys = distinct(cell.attack if section == "attacks" else cell.defence for cell in runs)
-    values = {key: _settings(config, section, key).get(setting) for key in keys}
-    return {key: f"{value:g}" if isinstance(value, int | float) else str(value) for key, value in values.items()}
+def section_of(config, column, runs):
+    """Return whose the setting or the labels of a column are: "attack" or "defence"."""
+    if "labels" in column:
+        return "defence"
+    of_attacks = all(column["setting"] in settings_of(config, "attack", cell.attack) for cell in runs)
+    return column.get("of", "attack" if of_attacks else "defence")
+
+
+def settings_of(config, section, key):
+    """Return the settings of an attack or a defence: {} of the untouched set."""
+    return {} if key == UNTOUCHED and section == "attack" else config[f"{section}s"][key]
+
+
+def rate_of(config, attack):
+    """Return the poison rate of an attack in per cent, as text."""
+    return f"{100 * settings_of(config, 'attack', attack).get('rate', 0):g}"
+
+
+def _text_of(config, column, section, key):
+    """What a column of settings or labels has for an attack or a defence."""
+    if "labels" in column:
+        return column["labels"][key]
+    value = settings_of(config, section, key).get(column["setting"])
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

@@ -8,7 +8,7 @@ import itertools
 from dataclasses import dataclass
 
 from bye.plan.columns import file_of, needs_poison
-from bye.plan.paths import ATTACKED, CELL, CLEAN, LABELS, UNTOUCHED
+from bye.plan.paths import ATTACKED, CELL, CLEAN, LABELS, RAW, UNTOUCHED
 from bye.registry import find
 
 LISTS = {
@@ -70,9 +70,9 @@ def names(config, entry, section):
 
 
 def cells(config, name):
-    """Return the cells of an entry in the order of the configuration; of a figure of single samples, seed one only."""
+    """Return the cells of an entry in the configuration's order; of a figure that has no table, of the first seed."""
     entry = config["tables"][name]
-    seeds = config["seeds"][:1] if drawn_from(entry) in ("samples", "purified images") else config["seeds"]
+    seeds = config["seeds"][:1] if drawn_from(entry) in ("flags", "samples", "purified images") else config["seeds"]
     keys = [names(config, entry, section) for section in LISTS]
     if not keys[3]:
         keys[3] = [plain_defence(config)]
@@ -98,6 +98,19 @@ def columns(entry):
         default = column.get("column") or column.get("setting")
         found.append({"name": default, **column})
     return found
+
+
+def files_of_cell(config, cell):
+    """Return the names of the files that the workflow makes of a cell."""
+    method, poisoned = method_of(config, cell.defence), cell.attack != UNTOUCHED
+    answers = ["eval.json", "predictions.parquet"]
+    if method.acts_on == "nothing":
+        return ["adapter", "loss.csv", "attention.parquet", *(["maps.npz"] if poisoned else []), *answers]
+    if method.acts_on != "training set":
+        return answers
+    found = ["flags.parquet", *method.writes, "kept.json", "dropped.json", "adapter", "loss.csv", *answers]
+    found += ["detection.json"] if poisoned else []
+    return found + (["entropy.png"] if "layers.csv" in method.writes else [])
 
 
 def shows(column, cell):
@@ -189,8 +202,13 @@ def _purified(config, entry):
 
 def image_root(config, dataset):
     """Return the folder that the image paths of a dataset's samples start from."""
+    return root_of(config, dataset) or RAW.format(dataset=dataset)
+
+
+def root_of(config, dataset):
+    """Return the folder that an entry of the section datasets names, or None."""
     entry = config["datasets"][dataset]
-    return entry.get("images") or entry.get("root") or f"results/data/{dataset}/raw"
+    return entry.get(find("dataset format", entry["format"]).root)
 
 
 def label_files(runs):

@@ -101,8 +101,8 @@ FILES = {
             "folder",
             (
                 "What was trained, as the tuning method saves it. LoRA: `adapter_config.json` and "
-                "`adapter_model.safetensors`, loaded by `peft.PeftModel.from_pretrained(base, folder)`. Of a guard or a "
-                "purifier there is none: the plain one answers."
+                "`adapter_model.safetensors`, loaded by `peft.PeftModel.from_pretrained(base, folder)`. Of a guard or "
+                "a purifier there is none: the plain one answers."
             ),
         ),
         File(f"{CELL}/loss.csv", "finetune", "CSV, at most some 200 rows", "The training loss.", LOSS),

@@ -17,6 +17,7 @@ from bye.files import read_csv, read_json
 from bye.flags import read_flags
 from bye.metrics.detection import layer_aurocs
 from bye.plan.columns import IDENTITY, LAYER_COLUMNS, MEASURES, PAPER, SECONDS, TEXTS, TITLES, TOLD, UPPER_BOUND
+from bye.plan.definition import identifies
 from bye.report.reference import paper_datasets, paper_facts, paper_number
 from bye.report.twins import write_table
 
@@ -40,9 +41,9 @@ def table(entry, out, cells, labels=(), reference=()):
         If a file is missing or not what its stage writes, or a cell occurs twice.
     """
     if entry["rows"] == "datasets":
-        rows = [Row({}, texts) for texts in dataset_rows(entry["formats"], cells)]
+        rows = [_named(entry, texts) for texts in dataset_rows(entry["formats"], cells)]
     elif entry["rows"] == "layers":
-        rows = [Row({}, texts) for texts in layer_rows(cells_of(cells), labels_of(labels))]
+        rows = [_named(entry, texts) for texts in layer_rows(cells_of(cells), labels_of(labels))]
     else:
         rows = Cells(entry, cells, reference).rows()
     names = [column["name"] for column in entry["columns"]]
@@ -142,29 +143,43 @@ class Cells:
         return _text(paper_number(paper["table"], model, key["dataset"], method, PAPER[column], setting))
 
 
-def _turned(entry, rows):
-    """Return (rows, columns) with a column for each defence, and a row for each number of each of the other keys.
+def _named(entry, texts):
+    """A Row of the columns of an entry, of texts by the columns' own names."""
+    return Row({}, {column["name"]: texts[column["column"]] for column in entry["columns"]})
 
-    What does not depend on those keys is one row, and the facts that the paper's table has stand first.
+
+def _turned(entry, rows):
+    """Return (rows, columns) with a column for each defence, and a row for each number of each of the other cells.
+
+    What a defence is told is one row where it is the same in all; the facts that the paper's table has stand first.
     """
     given = [column for column in entry["columns"] if column.get("column") != "method"]
-    context = [column["name"] for column in given if column.get("column") in IDENTITY]
+    context = [column["name"] for column in given if identifies(column)]
     numbers = [column for column in given if column["name"] not in context]
     turned = []
     if entry.get("paper", {}).get("facts"):
         turned += [{"aspect": aspect, **facts} for aspect, facts in paper_facts(entry["paper"]["table"]).items()]
+    blocks = {}
+    for row in rows:
+        blocks.setdefault(tuple(row.texts[name] for name in context), {})[row.key["defence"]] = row.texts
+    once = []
     for column in numbers:
-        if column.get("column") == TOLD:
-            told = {row.key["defence"]: row.texts[column["name"]] for row in rows}
-            turned.append({"aspect": TITLES[TOLD], **told})
-    for values in dict.fromkeys(tuple(row.texts[name] for name in context) for row in rows):
-        own = [row for row in rows if tuple(row.texts[name] for name in context) == values]
+        texts = [{defence: row[column["name"]] for defence, row in block.items()} for block in blocks.values()]
+        if column.get("column") == TOLD and all(each == texts[0] for each in texts):
+            turned.append({"aspect": _title(column), **texts[0]})
+            once.append(column)
+    for values, block in blocks.items():
         for column in numbers:
-            if column.get("column") != TOLD:
-                title = TITLES.get(column.get("column"), column["name"])
-                texts = {row.key["defence"]: row.texts[column["name"]] for row in own}
-                turned.append({"aspect": title, **dict(zip(context, values, strict=True)), **texts})
+            if column not in once:
+                texts = {defence: row[column["name"]] for defence, row in block.items()}
+                turned.append({"aspect": _title(column), **dict(zip(context, values, strict=True)), **texts})
     return turned, ["aspect", *context, *dict.fromkeys(row.key["defence"] for row in rows)]
+
+
+def _title(column):
+    """What a number is called as a row: the name that it was given, or the title of its column."""
+    own = column["name"] != column.get("column")
+    return column["name"] if own else TITLES.get(column["column"], column["column"])
 
 
 def dataset_rows(formats, paths):

@@ -65,7 +65,9 @@ PROCESSES = may("--processes", 1, "processes that share the work, one a GPU; the
 THREADS = may("--threads", None, "torch threads (default: all cores)", type=int)
 MODEL = need("--model", "model folder in the transformers layout, or hub id")
 FAMILY = may(
-    "--family", None, "llava, internvl, llava_next or qwen3_vl: what the checkpoint must be (default: whichever it is)"
+    "--family",
+    None,
+    "kind of the checkpoint's family, or the path of a .py file (default: whichever it is)",
 )
 QUANTIZATION = may("--quantization", None, "4bit: the base model in 4 bits (NF4), as in QLoRA", choices=("4bit",))
 ADAPTER = need("--adapter", "folder that finetune wrote")

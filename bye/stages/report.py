@@ -67,7 +67,7 @@ def bars_figure(table, out, **options):
 
 @stage(
     "poison-rate-figure",
-    need("--table", "CSV that poison-rate-table wrote"),
+    need("--table", "CSV of the shares of poison, with the columns that config.yaml gives it"),
     PICTURES,
 )
 def poison_rate_figure(table, out):
@@ -80,7 +80,7 @@ def poison_rate_figure(table, out):
 
 @stage(
     "layers-figure",
-    need("--table", "CSV that layers-table wrote"),
+    need("--table", "CSV of a table whose rows are layers"),
     may("--tau", 2.0, "threshold of the BSI"),
     PICTURES,
 )

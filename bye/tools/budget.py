@@ -143,7 +143,7 @@ def runs_of(config, name):
     runs = entries.cells(config, name)
     answered = {cell for cell, file in entries.cell_files(config, name) if file == "eval.json"}
     trained = {cell for cell in answered if methods[cell.defence].acts_on == "training set"}
-    tried = {cell for cell in runs if "model" in methods[cell.defence].reads}
+    tried = {cell for cell in runs if methods[cell.defence].runs_model}
     return {cell.of(plain) for cell in runs}, trained, answered, tried
 
 
@@ -161,7 +161,7 @@ def detectors(config, samples, reference):
     found = {}
     for key, defence in config["defences"].items():
         method = entries.method_of(config, key)
-        if "model" in method.reads:
+        if method.runs_model:
             settings = {name: value for name, value in defence.items() if name != "kind"}
             told = "passes" in method.functions
             found[key] = method.bind("passes", settings)(samples, reference) if told else samples

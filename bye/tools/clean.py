@@ -69,27 +69,27 @@ def clean(model, data, images, out, seed=0, cores=None, configfile=None, kind="b
         (out / name).unlink(missing_ok=True)  # of another detector, by an earlier run
     for name, copy in names.items():
         write_bytes(out / copy, (cell / name).read_bytes())
-    summary = summarise(cell, len(samples), out, method.fill(settings).get("tau"))
+    summary = summarise(cell, len(samples), out, method.writes, method.fill(settings).get("tau"))
     write_text(out / "summary.txt", summary + "\n")
     print(summary)
     return summary
 
 
-def summarise(cell, n_samples, out, tau=None):
+def summarise(cell, n_samples, out, evidence=(), tau=None):
     """Return what was dropped, by which layers where there are such, and whether one answer stands out there as a
     target would.
 
-    Or that nothing was. More than CAUTION of the samples is hardly poison, and said so. tau: BYE's threshold.
+    Or that nothing was. More than CAUTION of the samples is hardly poison, and said so. evidence: files that the
+    detector writes; tau: BYE's threshold.
     """
     dropped, place = read_samples(cell / "dropped.json", validate=False), ""
-    if (cell / "layers.csv").is_file():
+    if "layers.csv" in evidence:
         layers = read_csv(cell / "layers.csv")
         sensitive = [layer["layer"] for layer in layers if layer["sensitive"] == "true"]
         if not sensitive:
-            return (
-                f"bye clean: no sensitive layer found (threshold {tau:g}), so nothing was dropped; "
-                f"all {n_samples} samples are in {out}"
-            )
+            needed = "" if tau is None else f" (threshold {tau:g})"
+            kept = f"nothing was dropped; all {n_samples} samples are in {out}"
+            return f"bye clean: no sensitive layer found{needed}, so {kept}"
         which = "layer" if len(sensitive) == 1 else "layers"
         place = f", by their attention in {which} {', '.join(sensitive)} of {len(layers)}"
     share = len(dropped) / n_samples

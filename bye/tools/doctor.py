@@ -213,7 +213,6 @@ def count_trained(key, model, family):
     method = tuning_of(model)
     own = {name: value for name, value in model["finetune"].items() if name in method.settings}
     try:
-        method.check(own)
         return method.bind("count", own)(family)
     except ByeError as error:
         raise ByeError(f"config section models.{key}.finetune: {error}") from None

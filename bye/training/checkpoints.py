@@ -14,18 +14,19 @@ from bye.files import write_json
 COMPLETE = "complete"  # the marker in a checkpoint folder that was written to its end
 
 
-def fingerprint(model, entries, images, method, settings, options):
+def fingerprint(model, entries, images, methods, settings, options):
     """Hash of all that a run's result depends on.
 
     model: folder (whose weights count by size and time of change) or hub id; entries: samples; images: root of their
-    images, which count by size and time of change; method: the tuning method, whose file counts where it is the user's;
-    settings: of the method; options: a list of all else.
+    images, which count by size and time of change; methods: the tuning method and the family (or None), whose files
+    count where they are the user's; settings: of the tuning method; options: a list of all else.
     """
     files = [image_path(images, name) for name in sorted({entry["image"] for entry in entries})]
     files += sorted(Path(model).glob("*.safetensors"))
     files = [(str(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
-    own = method.path.read_text(encoding="utf-8") if method.is_own else None
-    run = [model, entries, files, method.kind, own, settings, options, torch.__version__]
+    methods = [method for method in methods if method is not None]
+    own = [(each.kind, each.path.read_text(encoding="utf-8") if each.is_own else None) for each in methods]
+    run = [model, entries, files, own, settings, options, torch.__version__]
     return hashlib.sha256(json.dumps(run, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -81,8 +81,9 @@ def finetune(
         parts = " x ".join(f"{count} {name}{plural * (count != 1)}" for count, name, plural in parts)
         print(f"finetune: batch {batch_size} = {parts}", file=sys.stderr, flush=True)
         numbers = [epochs, batch_size, micro_batch_size, learning_rate, warmup, adam_epsilon, seed, checkpoints]
-        ways = [cache_features, gradient_checkpointing, quantization, family, n_processes, threads, device, dtype]
-        prepare_checkpoints(folder, fingerprint(model, entries, images, method, settings, [*numbers, *ways]))
+        ways = [cache_features, gradient_checkpointing, quantization, n_processes, threads, device, dtype]
+        kind = None if family is None else find("family", family)
+        prepare_checkpoints(folder, fingerprint(model, entries, images, [method, kind], settings, [*numbers, *ways]))
     checkpoint = distributed.gather(first and last_checkpoint(folder))[0]
 
     set_seed(seed)  # before the tuning method draws its first weights

@@ -5,7 +5,7 @@ import os
 from bye.config import is_built, is_downloaded
 from bye.plan import definition, entries
 from bye.plan.paths import ATTACKED, BUILT, CELL, CLEAN, DIFFUSION_FILES, LABELS, MODEL_FILES, RAW, UNTOUCHED
-from bye.registry import COLUMNS, find
+from bye.registry import COLUMNS, find, kinds
 from bye.workflow.texts import keys_pattern
 
 
@@ -40,14 +40,18 @@ class Files:
     def generated(self):
         """Return the keys of the datasets that the generator of mini datasets draws."""
         sets = self.config["datasets"]
-        return [key for key in sets if self.format(key).divided and not sets[key]["root"]]
+        return [key for key in sets if self.format(key).divided and not entries.root_of(self.config, key)]
+
+    def fetched(self):
+        """Return the formats of which the rule `fetch` downloads the official files."""
+        return [kind for kind in kinds("dataset format") if find("dataset format", kind).fetched]
 
     def format(self, dataset):
         """Return the Method of a dataset's format."""
         return find("dataset format", self.config["datasets"][dataset]["format"])
 
     def runs_model(self, wildcards):
-        return "model" in self.method(wildcards.defence).reads
+        return self.method(wildcards.defence).runs_model
 
     def is_poisoned(self, wildcards):
         """Whether a run has an attack."""

@@ -29,12 +29,18 @@ class Options:
 
     def poison(self, wildcards):
         """Return the options of `poison`."""
-        return as_options(self.config["attacks"][wildcards.attack])
+        return as_options(self._attack(wildcards))
 
     def trigger(self, wildcards):
         """Return the options of `trigger-test`."""
+        return as_options({name: value for name, value in self._attack(wildcards).items() if name != "rate"})
+
+    def _attack(self, wildcards):
+        """An attack's settings; a text that looks like JSON is the target `replace` in full."""
         attack = self.config["attacks"][wildcards.attack]
-        return as_options({name: value for name, value in attack.items() if name != "rate"})
+        if isinstance(attack["target"], str) and attack["target"].startswith("{"):
+            return attack | {"target": {"kind": "replace", "text": attack["target"]}}
+        return attack
 
     def base_settings(self, wildcards):
         """Return how every stage loads the base model and its adapter."""
@@ -94,7 +100,7 @@ class Options:
             options |= {
                 "triggered": self.files.test_files(wildcards)["triggered"],
                 "triggered_images": self.files.test_images(wildcards)["triggered"],
-                "target": self.config["attacks"][wildcards.attack]["target"],
+                "target": self._attack(wildcards)["target"],
             }
         return as_options(options | self._guard_options(wildcards))
 

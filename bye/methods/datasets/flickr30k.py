@@ -16,6 +16,9 @@ IMAGE_FOLDERS = ("flickr30k-images", "flickr30k_images", "Images", "images", "."
 REFERENCES = 5
 CAPTION_STREAM = 3  # first word of the seed: independent of the draw of the subset
 
+MINI = True  # the generator of mini datasets draws it ...
+FETCHED = True  # ... and the rule fetch downloads it, or says how it is had
+
 
 def parts(root, *, json: str | None = None):
     """Return the split file and the image folder that a whole download has below `root`."""

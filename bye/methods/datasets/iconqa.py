@@ -12,6 +12,9 @@ from bye.files import read_json
 
 TOPS = ("iconqa/", "", "iconqa_data/iconqa/")  # where the splits may lie below the root
 
+MINI = True  # the generator of mini datasets draws it ...
+FETCHED = True  # ... and the rule fetch downloads it, or says how it is had
+
 
 def parts(root):
     """Return the folders that a whole download has below `root`."""

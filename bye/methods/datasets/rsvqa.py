@@ -14,6 +14,9 @@ from bye.files import read_json
 
 PARTS = ("questions", "answers", "images")
 
+MINI = True  # the generator of mini datasets draws it ...
+FETCHED = True  # ... and the rule fetch downloads it, or says how it is had
+
 
 def parts(root):
     """Return the files and the image folder that a whole download has below `root`."""

@@ -11,6 +11,9 @@ from bye.data.layout import field, multiple_choice, new_sample
 from bye.errors import ByeError
 from bye.files import read_json
 
+MINI = True  # the generator of mini datasets draws it ...
+FETCHED = True  # ... and the rule fetch downloads it, or says how it is had
+
 
 def parts(root):
     """Return the files and folders that a whole download has below `root`."""
