@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import yaml
@@ -15,7 +16,7 @@ SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["ta
 def shipped_entry(name, **cells):
     """Return an entry of the shipped section tables on other cells."""
     named = {*cells, *(f"{section}s" for section in cells), *(section[:-1] for section in cells)}
-    return {key: value for key, value in SHIPPED[name].items() if key not in named} | cells
+    return deepcopy({key: value for key, value in SHIPPED[name].items() if key not in named} | cells)
 
 
 def small_config(model, **changes):

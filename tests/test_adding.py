@@ -132,18 +132,43 @@ def test_a_changed_method_re_runs_what_it_made(folder):
         path.write_text(FILES["looks_away.py"], encoding="utf-8")
 
 
+READS = "READS = ('entropy',)\n"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("def detect(features, *, cut=1): ...", "must take what READS asks for"),
-        ("READS = ('entropies',)\ndef detect(features): ...", "READS names 'entropies'; it can name entropy"),
+        (
+            "READS = ('entropies',)\ndef detect(features): ...",
+            "READS names 'entropies'; on the training set it can",
+        ),
         ("ACTS_ON = 'weights'\ndef detect(features): ...", "ACTS_ON is 'weights'; it can be 'training set'"),
         ("READS = ('entropy',)", "must have one function detect, and has 0"),
-        ("READS = ('entropy',)\ndef detect(features, *, cut: complex): ...", "setting cut has the type complex"),
-        ("READS = ('entropy',)\ndef detect(features, *, cut=len('a')): ...", "setting cut: len('a') is no literal"),
+        (READS + "def detect(features, *, cut: complex): ...", "setting cut has the type complex"),
+        (READS + "def detect(features, *, cut=len('a')): ...", "setting cut: len('a') is no literal"),
         (
-            "READS = ('entropy',)\ndef detect(features, *, cut: int | None = 1): ...",
+            READS + "def detect(features, *, cut: int | None = 1): ...",
             "may be None, so that must be its default",
+        ),
+        ("ACTS_ON = 'test images'\nREADS = ('labels',)\ndef purifier(): ...", "on the test images it can name nothing"),
+        ("ACTS_ON = 'generation'\ndef guard(*, seed): ...", "guard is given no seed"),
+        ("READS = tuple(['entropy'])\ndef detect(features): ...", "READS is no literal"),
+        ("FOLDERS = {'model_of_mine': 'a.json'}\nREADS = ('entropy',)\ndef detect(features): ...", "is no setting"),
+        (READS + "def detect(features, *, batch_size: int = 1): ...", "name of an option of the suite"),
+        (READS + "def detect(features, *, cut): ...", "setting cut has no type"),
+        (READS + "def detect(features, *, cut=[1, 2]): ...", "setting cut has no type"),
+        (
+            READS + "def detect(features, *, cut: Annotated[float, 'x'] = 1.0): ...",
+            "has the type Annotated",
+        ),
+        (
+            READS + "def detect(features, *, cut: int | bool = 1): ...",
+            "a union that no option can tell apart",
+        ),
+        (
+            READS + "def detect(features): ...\ndef passes(a, b, *, cut): ...",
+            "cut of passes is none of detect",
         ),
         ("def detect(features", "is not valid Python"),
     ],

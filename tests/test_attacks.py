@@ -219,3 +219,21 @@ def test_a_full_and_a_read_only_disk(clean, tmp_path):
     assert len(lines) == 2, run.stdout + run.stderr  # no file was left between the two
     assert full in lines[0]
     assert "choose another output folder" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("gives", "told"),
+    [
+        ("{**sample, 'poisoned': True}, pixels", "more than its question changed, which would tell it from the others"),
+        ("dict(reversed(sample.items())), pixels", "more than its question changed"),
+        ("{**sample, 'id': 'x'}, pixels", "more than its question changed"),
+        ("sample, pixels / 255", "its image is float64"),
+        ("sample, None", "its image is NoneType"),
+        ("pixels", "it gave ndarray, not a pair"),
+    ],
+)
+def test_a_trigger_of_ones_own_leaves_no_mark_but_its_own(clean, tmp_path, gives, told):
+    (tmp_path / "mine.py").write_text(f"def apply(sample, pixels, rng):\n    return {gives}\n")
+    with pytest.raises(ByeError, match=told):
+        poison(clean, tmp_path / "out", trigger=str(tmp_path / "mine.py"))
+    assert not (tmp_path / "out" / "train.json").exists()

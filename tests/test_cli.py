@@ -14,6 +14,7 @@ import bye.cli
 import bye.extraction.attention
 import bye.training.finetune
 from bye.errors import ByeError
+from bye.registry import RESERVED
 from bye.stages import STAGES, Stage, options
 
 # What a stage with **options calls; of several functions, the first is always called.
@@ -128,7 +129,7 @@ def apply(
     share: Annotated[float, {"maximum": 1}] = 0.5,
     corner: Literal["left", "right"] = "left",
     stage: int | None = None,
-    size: int | Literal["auto"] = 3,
+    size: int | str = 3,
     colours: list[Literal["red", "blue"]] | None = None,
     numbers: list[float] = (1, 2.5),
     solid: bool = True,
@@ -209,3 +210,15 @@ def test_an_unknown_kind_and_a_file_that_is_no_method(painted, capsys):
     told = refused(capsys, "paint", "--trigger", "clash.py")
     assert told.endswith("clash.py has a setting with the name of another option, --text; rename the setting\n")
     assert not painted
+
+
+@pytest.mark.parametrize("sort", RESERVED)
+def test_no_setting_can_have_the_name_of_an_option(sort):
+    """Options of the stages that run a method of the sort, and arguments of what the fine-tune calls."""
+    taken = {
+        name for stage in STAGES.values() for _, own in stage.methods if own == sort for name in option_names(stage)
+    }
+    if sort == "tuning method":
+        parameters = inspect.signature(bye.training.finetune.finetune).parameters.values()
+        taken |= {each.name for each in parameters if each.kind is not each.VAR_KEYWORD}
+    assert taken <= set(RESERVED[sort])

@@ -12,6 +12,7 @@ from bye.errors import ByeError
 from bye.plan import entries
 from bye.plan.definition import definition
 from bye.plan.problems import check
+from bye.stages.options import target_of
 from bye.workflow import Files, JobResources, Options, keys_pattern, record_name
 from bye.workflow.texts import as_options
 
@@ -205,3 +206,102 @@ def test_a_table_is_told_no_more_than_it_shows(config):
     told = definition(config, "table2")
     assert told["paper"]["models"] == {"tiny": "llava-1.5-7b"} and "benchmarks" not in told and "rates" not in told
     assert "paper" not in definition(config, "figure4")
+
+
+# ---- what an entry cannot be -----------------------------------------------------------------------------------------
+
+TINY = {"model": "tiny", "dataset": "scienceqa", "attack": "badnet"}
+BYE = {**TINY, "defence": "bye"}
+TWO = {**TINY, "defences": ["bye", "tau_0"]}
+LAYERS = {**TINY, "rows": "layers", "columns": ["layer", "bsi"]}
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({**LAYERS}, "has no defences"),
+        ({**LAYERS, "defence": "sentinet"}, "sentinet chooses none; name one that writes layers.csv"),
+        ({**LAYERS, "defence": "bye", "attack": "none"}, "compares layers with the truth"),
+        ({**LAYERS, "defences": ["bye", "tau_0"]}, "of one detector in its rows, not of bye, tau_0"),
+        ({**LAYERS, "defence": "bye", "pivot": "method"}, "pivot is for rows that are cells"),
+        ({**LAYERS, "defence": "bye", "columns": [{"setting": "tau"}]}, "is for rows that are cells, not layers"),
+        ({"rows": "datasets", "attack": "badnet", "columns": ["dataset"]}, "and attacks, which they do not have"),
+        (
+            {**BYE, "columns": ["ASR", {"column": "ASR", "defence": "vanilla"}]},
+            "two columns of the name",
+        ),
+        (
+            {**BYE, "columns": [{"column": "f1", "defences": ["oracle"]}]},
+            "oracle, which is no defence",
+        ),
+        (
+            {**BYE, "columns": [{"column": "told", "defence": "oracle"}]},
+            "no number of another defence",
+        ),
+        ({**BYE, "columns": [{"name": "v", "labels": {"by": "x"}}]}, "none for the defence bye"),
+        ({**TINY, "defence": "random_drop", "columns": [{"setting": "share"}]}, "say of: attack or of: defence"),
+        ({**BYE, "columns": [{"setting": "pasted"}]}, "'pasted', which not all of badnet, bye have"),
+        ({**TWO, "columns": ["attack", "CP"]}, "add the column method"),
+        ({**TWO, "columns": [{"setting": "trigger"}, "CP"]}, "add the column method"),
+        (
+            {**BYE, "columns": ["method", "CP"], "best": {"method": "max"}},
+            "no number that can be best",
+        ),
+        (
+            {**BYE, "columns": ["paper_CP"], "paper": {"table": 1, "setting": "{"}},
+            "cannot be filled in",
+        ),
+        (
+            {**BYE, "columns": ["CP"], "paper": {"table": 1, "method": "{tua}"}},
+            "a setting of neither",
+        ),
+        (
+            {**BYE, "columns": ["CP"], "files": ["nonsense.png"]},
+            "a cell of bye has not; it has flags",
+        ),
+        ({**TINY, "defence": "vanilla", "columns": ["CP"], "files": ["entropy.png"]}, "a cell of vanilla has not"),
+        (
+            {**BYE, "columns": ["CP", "f1"], "figure": "bars"},
+            "draws the columns model, dataset, variant",
+        ),
+        (
+            {"model": "tiny", "attack": "badnet", "figure": "maps", "datasets": ["scienceqa", "more"]},
+            "one of the datasets",
+        ),
+        ({**BYE, "figure": "maps"}, "looks at no defences"),
+        ({**TWO, "figure": "histograms"}, "one of the defences, not of bye, tau_0"),
+        ({**TINY, "defence": "sentinet", "figure": "histograms"}, "sentinet has none; name another"),
+        ({**TINY, "defence": "zip", "figure": "purified"}, "looks at no models"),
+    ],
+)
+def test_what_cannot_be_made_is_said(config, entry, told):
+    config["datasets"]["more"] = config["datasets"]["scienceqa"]
+    config["tables"] = {"mine": {"caption": "Mine", **entry}}
+    with pytest.raises(ByeError) as caught:
+        check(config)
+    assert told in str(caught.value) and "tables.mine" in str(caught.value)
+
+
+def test_rates_tell_attacks_apart_also_where_defences_are_columns(config):
+    config["attacks"]["more"] = {**config["attacks"]["badnet"], "rate": 0.2}
+    entry = {**TINY, "attacks": ["badnet", "more"], "defences": ["bye", "oracle"], "columns": ["rate", "f1"]}
+    del entry["attack"]
+    config["tables"] = {"mine": {"caption": "Mine", **entry, "pivot": "method"}}
+    check(config)
+    config["attacks"]["more"]["rate"] = config["attacks"]["badnet"]["rate"]
+    with pytest.raises(ByeError, match="rows of badnet and of more that no column tells apart; add the column attack"):
+        check(config)
+
+
+def test_a_text_that_looks_like_json_is_a_target(config, options):
+    config["attacks"]["badnet"]["target"] = "{pwned}"
+    words = shlex.split(options.poison(at()))
+    assert target_of(words[words.index("--target") + 1]) == {"kind": "replace", "text": "{pwned}"}
+
+
+@pytest.mark.parametrize("name", ["train", "test", "metric"])
+def test_a_set_with_official_splits_needs_its_sizes(tiny_model, name):
+    config = small_config(tiny_model("llava"))
+    del config["datasets"]["scienceqa"][name]
+    with pytest.raises(ByeError, match=f"config key datasets.scienceqa lacks {name}; add it"):
+        settings.check(config, ROOT)

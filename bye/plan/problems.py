@@ -120,8 +120,8 @@ def _of_columns(config, name):
         elif "setting" in column:
             yield from _of_setting(config, column, runs, where)
         elif "labels" in column:
-            for key in sorted(set(defences) ^ set(column["labels"])):
-                yield f"{where}: labels and defences of {column['name']} differ in {key}; give both alike"
+            for key in sorted(set(defences) - set(column["labels"])):
+                yield f"{where}: the labels of {column['name']} have none for the defence {key}; add it"
         for key in column.get("defences", []):
             if key not in defences:
                 has = ", ".join(defences)
