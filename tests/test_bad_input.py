@@ -108,10 +108,9 @@ def test_seeds_are_checked(seeds, told, shipped_config):
 
 
 def test_a_table_of_a_set_without_test_samples(shipped_config):
-    shipped_config["datasets"]["rsvqa"]["test"] = None
-    with pytest.raises(
-        ByeError, match="tables.table1.datasets names rsvqa, without a test set; set datasets.rsvqa.test"
-    ):
+    shipped_config["datasets"]["mine"] = {"format": "llava", "json": "README.md", "images": "docs"}
+    shipped_config["tables"]["table1"]["datasets"].append("mine")
+    with pytest.raises(ByeError, match="tables.table1.datasets names mine, without a test set; set datasets.mine.test"):
         settings.check(shipped_config, ROOT)
 
 

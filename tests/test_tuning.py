@@ -149,8 +149,9 @@ def test_it_is_loaded_by_the_stages_that_use_it(root, tuned, tmp_path):
     assert json.loads((tmp_path / "eval.json").read_text())["CP"] > 30  # the base model answers nothing of this
 
 
-def test_it_is_counted_without_weights(root, capsys):
-    method = find("tuning method", "mlps.py", base=root)
+def test_it_is_counted_without_weights(root, capsys, monkeypatch):
+    monkeypatch.chdir(root)
+    method = find("tuning method", "mlps.py")
     number, words = method.load().count(load_model(root, weights=False), n_layers=2)
     assert (number, words) == (2 * N_TRAINED, "the MLPs of the last 2 layers")
     model = {"family": "llava", "path": str(root), "tuning": "mlps.py", "finetune": {"epochs": 1, "n_layers": 1}}
