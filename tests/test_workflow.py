@@ -143,7 +143,7 @@ def test_the_shipped_configuration_is_accepted(shipped):
         ("defences/tcap", {"kind": "tcaps"}, ["defences.tcap.kind", "'tcaps'", "bye", "sentinet"]),
         ("tables/table9", {}, ["tables.table9", "neither columns nor figure"]),
         ("tables/table1/columns", ["model", "F1"], ["tables.table1.columns", "unknown column 'F1'", "auroc"]),
-        ("tables/table1/columns", ["model", "dataset", "CP", "ASR"], ["no column tells apart", "add the column method"]),
+        ("tables/table1/columns", ["model", "dataset", "CP", "ASR"], ["tells apart; add the column method"]),
         ("tables/f1", f1_of("vanilla"), ["f1 is a number of flagged samples", "vanilla acts on nothing"]),
         ("tables/f1", f1_of("zip"), ["tables.f1.columns", "zip acts on test images"]),
         ("tables/table2/attack", "none", []),
