@@ -58,9 +58,19 @@ def check(config, base):
 def check_content(config, base):
     """`check`, but for the folders and checkpoints of models, which stay as the configuration names them."""
     schema = read_yaml(Path(base) / "config.schema.yaml")
+    drop_nulls(config)
     check_schema(config, without_methods(schema))
     check_schema(config, with_methods(schema, config))
     check_references(config)
+
+
+def drop_nulls(config):
+    """Take the keys that are null out of the entries of section tables: a file laid over another takes them away so."""
+    tables = config.get("tables")
+    for entry in tables.values() if isinstance(tables, dict) else ():
+        if isinstance(entry, dict):
+            for key in [key for key, value in entry.items() if value is None]:
+                del entry[key]
 
 
 def check_schema(config, schema):

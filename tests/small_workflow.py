@@ -48,8 +48,8 @@ def small_config(model, **changes):
         "tables": {
             "table1": shipped_entry("table1", **cells, defences=["vanilla", "bye"]),
             "table2": shipped_entry("table2", **cells, defences=["bye"]),
-            "figure3": shipped_entry("figure3", **cells, defences=["bye"]),
-            "layers": shipped_entry("layers", **cells, defences=["bye"]),
+            "figure3": shipped_entry("figure3", **cells, defence="bye"),
+            "layers": shipped_entry("layers", **cells, defence="bye"),
             "table5": shipped_entry("table5", **cells, defences=["tau_0", "bye"]),
             "table7": shipped_entry("table7", **cells, defences=["wo_gmm_bsi", "bye"]),
             "figure4": shipped_entry("figure4", **cells, defences=["wo_gmm_bsi", "bye"]),

@@ -282,6 +282,15 @@ def test_what_cannot_be_made_is_said(config, entry, told):
     assert told in str(caught.value) and "tables.mine" in str(caught.value)
 
 
+def test_a_key_of_an_entry_that_is_null_is_not_there(config):
+    config["tables"] = {"mine": {**BYE, "defences": ["bye"], "columns": ["CP"]}}
+    with pytest.raises(ByeError, match="has both defences and defence; keep one"):
+        check(config)
+    config["tables"]["mine"]["defence"] = None
+    settings.check(config, ROOT)
+    assert entries.targets(config) == ["results/mine.csv"]
+
+
 def test_rates_tell_attacks_apart_also_where_defences_are_columns(config):
     config["attacks"]["more"] = {**config["attacks"]["badnet"], "rate": 0.2}
     entry = {**TINY, "attacks": ["badnet", "more"], "defences": ["bye", "oracle"], "columns": ["rate", "f1"]}

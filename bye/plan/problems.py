@@ -64,7 +64,7 @@ def _of_names(config, name):
     entry, where = config["tables"][name], _where(name)
     for section, one in LISTS.items():
         if section in entry and one in entry:
-            yield f"{where} has both {section} and {one}; keep one of them"
+            yield f"{where} has both {section} and {one}; keep one of them (null takes the other away)"
         known = [*config[section], *([UNTOUCHED] if section == "attacks" else [])]
         for key in names(config, entry, section):
             if key not in known:
