@@ -53,7 +53,10 @@ def main(arguments=None):
 
 
 def fail(message):
-    print(f"bye: error: {message}", file=sys.stderr)
+    """Print the message and exit. Its further lines are indented, which tells them from what else is in a log."""
+    first, *more = message.split("\n")
+    lines = [first, *(line if line.startswith("  ") else f"  {line}" for line in more)]
+    print("bye: error: " + "\n".join(lines), file=sys.stderr)
     sys.exit(BAD_INPUT)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,8 +14,9 @@ from small_workflow import ROOT
 import bye.tools.clean
 from bye.data.samples import read_samples
 from bye.errors import ByeError
-from bye.tools import configuration
+from bye.tools import configuration, making
 from bye.tools.clean import clean, summarise
+from bye.tools.making import environment, find_profile, first_error
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +52,9 @@ def detect(samples, *, step: int = 2):
 """
 
 
-def clean_command(folder, *arguments):
+def clean_command(folder, *arguments, **variables):
     command = [sys.executable, "-m", "bye", "clean", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -108,7 +110,7 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
 )
 def test_bad_input_fails_before_any_training(tmp_path, model, monkeypatch, change, told):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bye.tools.clean, "_make", lambda *arguments: pytest.fail("training began"))
+    monkeypatch.setattr(bye.tools.clean, "make", lambda *arguments: pytest.fail("training began"))
     data, images = write_set(tmp_path)
     (tmp_path / "a file").write_text("")
     (tmp_path / "done").mkdir()
@@ -127,9 +129,7 @@ def test_a_model_of_ones_own_config_file(tmp_path, model, monkeypatch):
     finetune = {"epochs": 2, "batch_size": 4, "learning_rate": 2e-4, "lora_rank": 8, "lora_alpha": 16}
     entry = {"family": "internvl", "path": f"./{model.name}", "finetune": {**finetune, "lora_dropout": 0.0}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"models": {"ours": entry}}))
-    monkeypatch.setattr(
-        bye.tools.clean, "_make", lambda root, work, targets, cores: (_ for _ in ()).throw(ByeError("made"))
-    )
+    monkeypatch.setattr(bye.tools.clean, "make", lambda *arguments: (_ for _ in ()).throw(ByeError("made")))
     with pytest.raises(ByeError, match="made"):
         clean("ours", data, images, tmp_path / "out", configfile=tmp_path / "own.yaml")
     config = yaml.safe_load((tmp_path / "out/work/config.yaml").read_text(encoding="utf-8"))
@@ -187,3 +187,107 @@ def test_a_detector_that_needs_more_than_the_file_is_refused(tmp_path, model, ki
     with pytest.raises(ByeError, match=told):
         clean(str(model), data, images, tmp_path / "out", kind=kind)
     assert not (tmp_path / "out").exists()
+
+
+# ---- Snakemake, as the user has it set up ---------------------------------------------------------------------------
+
+
+def hostile(folder):
+    """Variables of a user whose own Snakemake submits dry runs to a cluster, and whose home cannot be written."""
+    for name in ("config", "site"):
+        (folder / name / "snakemake" / "mine").mkdir(parents=True)
+        text = "executor: a-cluster\ndry-run: true\nkeep-going: true\nforceall: true\nuntil: prepare\n"
+        (folder / name / "snakemake" / "mine" / "config.yaml").write_text(text)
+    return {
+        "XDG_CONFIG_HOME": str(folder / "config"),
+        "XDG_CONFIG_DIRS": str(folder / "site"),
+        "SNAKEMAKE_PROFILE": "mine",
+        "SNAKEMAKE_OUTPUT_CACHE": str(folder / "nowhere"),
+        "HOME": "/sys/home",  # not even root may make folders there
+        "XDG_CACHE_HOME": "/sys/cache",
+    }
+
+
+def test_the_users_own_snakemake_changes_nothing(tmp_path, model):
+    write_set(tmp_path)
+    (tmp_path / "every.py").write_text(EVERY)
+    arguments = ["--model", model, "--data", "my data.json", "--images", "my images é", "--kind", "every.py", "--out"]
+    plain = clean_command(tmp_path, *arguments, "plain")
+    assert plain.returncode == 0, plain.stdout
+    process = clean_command(tmp_path, *arguments, "hostile", **hostile(tmp_path))
+    assert process.returncode == 0, process.stdout
+    assert process.stdout.splitlines()[-1].replace("hostile", "plain") in plain.stdout
+    for name in ("kept.json", "dropped.json"):
+        assert (tmp_path / "hostile" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+
+    asked = clean_command(tmp_path, *arguments, "asked", "--profile", tmp_path / "config/snakemake/mine")
+    assert asked.returncode == 2 and "invalid choice: 'a-cluster'" in asked.stdout
+    (tmp_path / "dry").mkdir()
+    (tmp_path / "dry/profile.yaml").write_text("dry-run: true\ncores: 1\n")
+    dry = clean_command(tmp_path, *arguments, "asked", "--profile", "dry")
+    assert dry.returncode == 2
+    assert re.search("the run ended without .*kept.json; see what --profile .*dry asks Snakemake for", dry.stdout)
+
+
+def test_what_snakemake_gets_of_the_environment(tmp_path, monkeypatch):
+    for name, value in hostile(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HF_HOME", raising=False)
+    given = environment(tmp_path / "work")
+    assert not [name for name in given if name.startswith("SNAKEMAKE_")]
+    assert given["XDG_CACHE_HOME"] == str(tmp_path / "work/cache") and "HF_HOME" not in given
+    given = environment(tmp_path / "work", with_profile=True)
+    assert [name for name in given if name.startswith("SNAKEMAKE_")] == ["SNAKEMAKE_OUTPUT_CACHE"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert environment(tmp_path / "work")["XDG_CACHE_HOME"] == str(tmp_path / "cache")
+    (tmp_path / "cache/huggingface").mkdir()
+    monkeypatch.setattr(making, "_can_write", lambda folder: False)
+    assert environment(tmp_path / "work")["HF_HOME"] == str(tmp_path / "cache/huggingface")
+
+
+def test_profiles_by_name_and_by_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.v8+.yaml").write_text("cores: 1")
+    assert find_profile(ROOT, "slurm") == ROOT / "profiles/slurm"
+    assert find_profile(ROOT, "mine") == tmp_path / "mine"
+    for name in ("empty", "gone", "none", ""):
+        with pytest.raises(ByeError, match=f"there is no profile '{name}': give a folder .* default, gpu, slurm"):
+            find_profile(ROOT, name)
+
+
+# ---- what a job said when it failed ----------------------------------------------------------------------------------
+
+
+def write_log(logs, name, text, time):
+    path = logs / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, ns=(time, time))
+    return path
+
+
+def test_the_message_is_whole_and_of_the_job_that_failed_first(tmp_path):
+    old = write_log(tmp_path, "prepare/old.log", "bye: error: of an earlier run\n", 5)
+    before = {old: 5}
+    assert first_error(tmp_path, before) is None and first_error(tmp_path / "nowhere", {}) is None
+    write_log(tmp_path, "a/late.log", "bye: error: later\n", 30)
+    write_log(tmp_path, "c/fine.log", "step 1\n", 10)
+    text = "step 1\nbye: error: 2 of 9 samples are bad; mend or drop them:\n  one\n  two\nstep 2\n  no part of it\n"
+    write_log(tmp_path, "z/first.log", text, 20)
+    assert first_error(tmp_path, before) == "2 of 9 samples are bad; mend or drop them:\n  one\n  two"
+    write_log(tmp_path, "b/as early.log", "bye: error: by its name\n", 20)
+    assert first_error(tmp_path, before) == "by its name"
+
+
+def test_a_list_of_bad_samples_reaches_the_screen(tmp_path, model):
+    data, images = write_set(tmp_path)
+    for index in (3, 7):
+        path = images / f"{index} ü.png"
+        path.write_bytes(path.read_bytes()[:-30])  # which only decoding finds
+    process = clean_command(tmp_path, "--model", model, "--data", data, "--images", images, "--out", "out")
+    assert process.returncode == 2
+    told = process.stdout[process.stdout.rindex("bye: error: ") :].splitlines()
+    assert told[0].endswith("my data.json: 2 of 24 samples are bad; mend or drop them:")
+    assert ["3 ü.png is damaged" in told[1], "7 ü.png is damaged" in told[2], len(told)] == [True, True, 3]

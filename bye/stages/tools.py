@@ -14,7 +14,8 @@ from bye.stages.options import CONFIGFILES, IMAGES, SEED, THREADS, may, need, st
     need("--out", "folder for kept, dropped, summary.txt and the evidence (layers.csv, entropy.png)"),
     may("--kind", "bye", "kind of detector, or the path of a .py file"),
     SEED,
-    may("--cores", None, "cores to use (default: all)", type=int),
+    may("--cores", None, "cores to use (default: all, or what the profile says)", type=int),
+    may("--profile", None, "of Snakemake, for a cluster: a folder, or one of profiles/ (default: run here)", type=str),
     methods=(("kind", "defence"),),
 )
 def clean(**options):

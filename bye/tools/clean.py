@@ -6,9 +6,6 @@ finished one does nothing.
 """
 
 import os
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,9 +15,9 @@ from bye.config import find_model, read_yaml
 from bye.data.samples import answer_of, read_samples
 from bye.errors import ByeError, counted
 from bye.files import read_csv, read_json, write_bytes, write_text
-from bye.machine import processes
 from bye.registry import find, kinds
 from bye.tools.configuration import find_workflow
+from bye.tools.making import find_profile, make
 
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "detector"
@@ -28,17 +25,19 @@ EVIDENCE = {"layers.csv", "entropy.png"}  # of BYE
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
 
 
-def clean(model, data, images, out, seed=0, cores=None, configfile=None, kind="bye", **settings):
+def clean(model, data, images, out, seed=0, cores=None, configfile=None, profile=None, kind="bye", **settings):
     """Write kept, dropped, summary.txt and the detector's evidence for the samples file `data` to the folder `out`.
 
     model: a key of the section models in config.yaml or `configfile`, or a folder with a checkpoint of a family known
     there, whose training settings it then gets; images: the folder that image paths start from. kept and dropped have
     the form of `data`, JSON or JSON lines. kind: the detector, with its settings; BYE's evidence are layers.csv and
-    entropy.png. Returns the summary. Raises ByeError, for bad input before anything is trained.
+    entropy.png. profile: of Snakemake, for a cluster; without one jobs run here, whatever the user's own Snakemake is
+    set up to do. Returns the summary. Raises ByeError, for bad input before anything is trained.
     """
     from bye.detect.mixture import MIN_SAMPLES
 
     root, method = find_workflow(), _detector(kind, settings)
+    profile = None if profile is None else find_profile(root, profile)
     samples = read_samples(data, images_root=images)
     if len(samples) < MIN_SAMPLES:
         raise ByeError(f"{data} has {counted(len(samples), 'sample')}; the detector needs {MIN_SAMPLES} or more")
@@ -64,7 +63,7 @@ def clean(model, data, images, out, seed=0, cores=None, configfile=None, kind="b
 
     cell = work / "results" / key / DATASET / "none" / f"s{seed}" / DEFENCE
     print(f"bye clean: {len(samples)} samples; work and logs are in {work}", flush=True)
-    _make(root, work, [os.path.relpath(cell / name, work) for name in names], cores or os.cpu_count())
+    make(root, work, [os.path.relpath(cell / name, work) for name in names], cores, profile)
     for name in EVIDENCE - set(names):
         (out / name).unlink(missing_ok=True)  # of another detector, by an earlier run
     for name, copy in names.items():
@@ -178,34 +177,6 @@ def _family(path):
     if model_type not in kinds("family"):
         raise ByeError(f"{config}: model_type {model_type!r} is not one of {', '.join(kinds('family'))}")
     return model_type
-
-
-def _make(root, work, targets, cores):
-    """Have Snakemake make files in the work folder. Raises ByeError with the failed job's own sentence."""
-    processes.announce_parent()
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(work)]
-    command += ["--configfile", str(work / "config.yaml"), "--replace-workflow-config", "--cores", str(cores)]
-    command += ["--quiet", "rules", "reason", "host", "--", *targets]
-    start = time.time()
-    process = subprocess.Popen(command, cwd=root)
-    try:
-        status = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # the terminal interrupted it too; let it put its things in order
-        raise
-    if status:
-        reason = f"the run stopped; logs are in {work}/results/logs, and the same command goes on from there"
-        raise ByeError(_sentence(work / "results" / "logs", start) or reason)
-
-
-def _sentence(logs, start):
-    """Return the sentence with which a job that ran since `start` (seconds since 1970) failed, if one left any."""
-    for log in logs.rglob("*.log"):
-        if log.stat().st_mtime >= start:
-            for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-                if line.startswith("bye: error: "):
-                    return line.removeprefix("bye: error: ")
-    return None
 
 
 def _suffix(data):
