@@ -40,7 +40,7 @@ RESERVED = {
         *("kind", "attention", "samples", "images", "labels", "reference", "reference_images", "model", "adapter"),
         *("family", "quantization", "tuning", "batch_size", "seed", "threads", "flags", "out_samples", "out_images"),
         *("clean", "clean_images", "triggered", "triggered_images", "target", "guard", "metric", "predictions", "out"),
-        *("max_new_tokens", "validate", "processes", "data", "cores", "configfile"),
+        *("max_new_tokens", "validate", "processes", "data", "cores", "configfile", "profile"),
     ),
     "trigger": ("samples", "images", "trigger", "rate", "target", "seed", "out", "labels"),
     "target": ("kind",),
