@@ -9,6 +9,14 @@ class ByeError(Exception):
     """
 
 
+def cut(text, length=300):
+    """A text as an error shows it: of a long one the beginning, the end and how many characters it has."""
+    text = str(text)
+    if len(text) <= length:
+        return text
+    return f"{text[: length // 2]}...{text[-length // 4 :]} ({len(text)} characters)"
+
+
 def counted(number, thing):
     """A number of things as a sentence has it: "1 sample", "9 samples"."""
     return f"{number} {thing}{'s' * (number != 1)}"

@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,7 @@ WRITE_PROBLEMS = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter output path",
 }
 
+CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')  # a string, which is passed over, or a constant
 FULL = 2**14  # bytes: a disk with less free is taken to be why a write failed
 
 
@@ -157,7 +159,10 @@ def read_json(path):
 
 
 def parse_json(text, path, line=None):
-    """Return the value of JSON `text` that came from `path`, or from one `line` of it (1 is the first)."""
+    """Return the value of JSON `text` that came from `path`, or from one `line` of it (1 is the first).
+
+    Raises ByeError that says where it is not valid. NaN and Infinity, which Python would take, are not.
+    """
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
@@ -165,11 +170,24 @@ def parse_json(text, path, line=None):
         raise ByeError(f"{path} is not valid JSON at {place}: {error.msg}; mend the file there") from None
     except (ValueError, RecursionError) as error:
         place = f" at line {line}" if line else ""
-        raise ByeError(f"{path} is not valid JSON{place}: {error}; mend the file there") from None
+        where = _place_of_constant(text, line) if isinstance(error, _ConstantError) else ""
+        raise ByeError(f"{path} is not valid JSON{place}: {error}{where}; mend the file there") from None
+
+
+class _ConstantError(ValueError):
+    """Of NaN or Infinity, which Python's reader takes for numbers."""
 
 
 def _refuse_constant(name):
-    raise ValueError(f"{name} is not a JSON value")
+    raise _ConstantError(f"{name} is not a JSON value")
+
+
+def _place_of_constant(text, line):
+    """Say where the first constant outside of a string stands, which is the one that was refused."""
+    start = next(found.start(1) for found in CONSTANT.finditer(text) if found[1])
+    before = text[:start]
+    number, column = before.count("\n") + 1, start - before.rfind("\n")
+    return f" (column {column})" if line else f" (line {number}, column {column})"
 
 
 def _flush(path):

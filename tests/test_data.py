@@ -347,7 +347,11 @@ def test_other_errors_inside_a_write_keep_their_name(tmp_path):
     ("content", "message"),
     [
         (b'{"a": 1,\n "b": }', "is not valid JSON at line 2, column 7: "),
-        (b'{"a": NaN}', "is not valid JSON: NaN is not a JSON value"),
+        (b'{"a": NaN}', r"is not valid JSON: NaN is not a JSON value \(line 1, column 7\); mend"),
+        (
+            b'{"NaN": "a \\" NaN",\n\n "b": [0, -Infinity, NaN]}',
+            r"is not valid JSON: -Infinity is not .* \(line 3, column 11\)",
+        ),
         (b"[" * 100_000, "is not valid JSON: .*recursion"),
         (b"[1" + b"0" * 5000 + b"]", "is not valid JSON: .*digits"),
         (b'["\xff"]', r"is not UTF-8 text \(byte 2\)"),
@@ -360,3 +364,10 @@ def test_unreadable_json(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(ByeError, match=f"x.json {message}"):
         files.read_json(path)
+
+
+def test_a_constant_in_json_lines_has_its_line_and_column():
+    with pytest.raises(
+        ByeError, match=r"x.jsonl is not valid JSON at line 7: NaN is not a JSON value \(column 7\); mend"
+    ):
+        files.parse_json('{"a": NaN}', "x.jsonl", line=7)

@@ -238,3 +238,33 @@ def test_paths_stay_in_the_image_folder(tmp_path):
 def test_errors_name_the_sample(tmp_path):
     with pytest.raises(ByeError, match=r"sample '17': image .*x.png does not exist"):
         load_image(tmp_path, {"id": 17, "image": "x.png"})
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "told"),
+    [
+        (
+            "Gru\u0308n.png",
+            "Gr\u00fcn.png",
+            r"\(Gru\u0308n.png is there in another Unicode form, NFD: write the path so, or",
+        ),
+        (
+            "Gr\u00fcn.png",
+            "Gru\u0308n.png",
+            r"\(Gr\u00fcn.png is there in another Unicode form, NFC: write the path so, or",
+        ),
+        ("e\u0301\u00e9", "\u00e9\u00e9/a.png", r"is there in another Unicode form, a mixture of both: write"),
+        ("7.gif", "7.jpg", r"\(7.gif is there; if it is meant, mend the name\)"),
+        ("7.png", "7.jpg", r"\(7.png is there"),
+        ("7.jpeg", "7.jpg", r"\(7.jpeg is there"),
+        ("7.JPG", "7.jpg", r"\(7.JPG is there"),
+        ("7.v2.png", "7.v2", r"\(7.v2.png is there"),
+        ("7.txt", "7.jpg", "image folder$"),
+        ("17.png", "7.jpg", "image folder$"),
+    ],
+)
+def test_a_missing_file_that_is_there_by_another_name(tmp_path, there, asked, told):
+    (tmp_path / there).touch()
+    with pytest.raises(ByeError, match=told) as caught:
+        check_image(image_path(tmp_path, asked))
+    assert f"{asked} does not exist; check the path and the image folder" in str(caught.value)

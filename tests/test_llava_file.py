@@ -139,6 +139,13 @@ def without(key):
         ({**sample(), "image": "/etc/passwd"}, r"image path '/etc/passwd' is absolute"),
         ({**sample(), "image": "y.png"}, r"image .*y.png does not exist"),
         ({**sample(), "image": "a\0b.png"}, r"is not a file name"),
+        ({**sample(), "image": "data:image/png;base64,iVBO"}, r"`image` is an image itself, as base64 text \(26 char"),
+        ({**sample(), "image": "/9j/4AAQSkZJRgABAQEASABIAAD" * 999 + "=="}, r"`image` is an image itself, as base64"),
+        ({**sample(), "image": "QUJD\n" * 99}, r"`image` is an image itself, as base64 text \(495 characters\)"),
+        ({**sample(), "image": "../" + "x.png" * 9999}, r"image path '../x.png.* \(50000 characters\) leads out of"),
+        ({**sample(), "image": "x.png" * 9999}, r"x.png \(\d+ characters\) cannot be read \(File name too long\)"),
+        ({**sample("i" * 9999), "image": ["x.png"]}, r"sample 'i+\.\.\.i+' \(10001 characters\) \(entry 2\): `image`"),
+        ({**sample(), "conversations": ["Hi" * 9999, "Ho"]}, r"not 'Hi.*\.\.\..*Hi' \(20000 characters\); turns go"),
     ],
 )
 def test_one_bad_sample_is_one_sentence_naming_file_and_sample(tmp_path, images, bad, message):
@@ -146,6 +153,7 @@ def test_one_bad_sample_is_one_sentence_naming_file_and_sample(tmp_path, images,
     with pytest.raises(ByeError, match=message) as caught:
         read_samples(path, images)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_ids_are_compared_as_strings(tmp_path):
@@ -187,6 +195,40 @@ def test_files_that_are_no_sample_files(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ByeError, match=rf"mine.json:? {message}"):
         read_samples(path)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            {"version": 1, "data": [sample("a"), sample("b")]},
+            "is a JSON object around the list of samples: it has a list of 2 under the key 'data'; write that list as",
+        ),
+        (
+            {"v": {"train": [sample("a")], "test": []}, "all": [sample("a")] * 3, "names": ["x", "y"]},
+            "it has a list of 3 under the key 'all' and a list of 1 under the key 'v.train' and a list of 0 under",
+        ),
+    ],
+)
+def test_an_object_around_the_list_is_named_with_the_key(tmp_path, value, message, indent):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(value, indent=indent))
+    with pytest.raises(ByeError) as caught:
+        read_samples(path)
+    assert message in str(caught.value) and "not valid" not in str(caught.value)
+
+
+def test_one_object_over_several_lines_is_read_as_what_it_is(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(sample(), indent=1))
+    with pytest.raises(ByeError, match="it is one JSON object over several lines; put it into a list"):
+        read_samples(path)
+    path.write_text('{\n "data": [\n  {"id": 1},\n  {"id": 2,}\n ]\n}')
+    with pytest.raises(ByeError, match="is not valid JSON at line 4, column"):
+        read_samples(path)
+    path.write_text(json.dumps(sample()))  # JSON lines, of one
+    assert read_samples(path) == [sample()]
 
 
 def test_image_problems_are_found_before_any_work(tmp_path, images):

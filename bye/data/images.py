@@ -4,14 +4,16 @@ import contextlib
 import hashlib
 import os
 import stat
+import unicodedata
 import warnings
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from bye.errors import ByeError
+from bye.errors import ByeError, cut
 
 # About 268 MB once decoded. It is Pillow's own warning level; checked on the header, before a pixel is decoded.
 MAX_PIXELS = 89_478_485
@@ -19,6 +21,8 @@ MAX_PIXELS = 89_478_485
 MAX_ASPECT = 200
 # Pillow knows many more formats, among them some that run other programs (EPS). Strangers' files get this list only.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+IMAGE = "image"  # stands for all of them
 TIME_STAMP = 946_684_800  # of every image written, seconds: 1 January 2000
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
@@ -30,13 +34,15 @@ def image_path(images_root, image):
     stranger must not choose what else on this machine is read.
     """
     if not isinstance(image, str) or not image or "\0" in image:
-        raise ByeError(f"image path {image!r} is not a file name; give a path relative to the image folder")
+        raise ByeError(f"image path {cut(repr(image))} is not a file name; give a path relative to the image folder")
     if os.path.isabs(image):
-        raise ByeError(f"image path {image!r} is absolute; give it relative to the image folder {images_root}")
+        raise ByeError(f"image path {cut(repr(image))} is absolute; give it relative to the image folder {images_root}")
     root = os.path.realpath(images_root)
     path = os.path.realpath(os.path.join(root, image))
     if os.path.commonpath([root, path]) != root:
-        raise ByeError(f"image path {image!r} leads out of the image folder {images_root}; put the file into it")
+        raise ByeError(
+            f"image path {cut(repr(image))} leads out of the image folder {images_root}; put the file into it"
+        )
     return Path(path)
 
 
@@ -124,7 +130,7 @@ def _opened(path):
         with _quiet():
             image = Image.open(path, formats=FORMATS)
     except FileNotFoundError:
-        raise ByeError(f"image {path} does not exist; check the path and the image folder") from None
+        raise ByeError(f"image {cut(path)} does not exist; check the path and the image folder{_alike(path)}") from None
     except Image.UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise ByeError(f"image {path} is damaged or in an unknown format; replace it by one of {known}") from None
@@ -134,7 +140,9 @@ def _opened(path):
         raise
     except Exception as error:  # decoders of broken files fail in every way there is
         if isinstance(error, OSError) and error.errno is not None:
-            raise ByeError(f"image {path} cannot be read ({error.strerror}); check its name and permissions") from None
+            raise ByeError(
+                f"image {cut(path)} cannot be read ({error.strerror}); check its name and permissions"
+            ) from None
         raise ByeError(f"image {path} is damaged ({error}); replace it or drop its sample") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -144,6 +152,39 @@ def _opened(path):
         image.close()
         raise ByeError(f"image {path} is a strip of {width} x {height} pixels, longer than {MAX_ASPECT} : 1; crop it")
     return image
+
+
+def _alike(path):
+    """Say that a missing file is there by a name that looks the same, or has another ending or case; "" if none is."""
+    path = Path(path)
+    try:
+        while not path.parent.is_dir():
+            path = path.parent
+        names = _names(path.parent, path.parent.stat().st_mtime_ns)
+    except OSError:
+        return ""
+    composed = unicodedata.normalize("NFC", path.name)
+    found = names.get(_look(composed)) or names.get((composed.casefold(), IMAGE)) or []
+    for name in found:
+        if unicodedata.normalize("NFC", name) == composed:
+            form = next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)), "a mixture of both")
+            return f" ({name} is there in another Unicode form, {form}: write the path so, or rename the file)"
+    return f" ({found[0]} is there; if it is meant, mend the name)" if found else ""
+
+
+@lru_cache(maxsize=16)
+def _names(folder, _):
+    """Return {look: [name, ...]} of what is in a folder; the second argument is the time of its last change."""
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        found.setdefault(_look(name), []).append(name)
+    return found
+
+
+def _look(name):
+    """What names have in common that differ in Unicode form, case or the ending of an image file only."""
+    stem, ending = os.path.splitext(unicodedata.normalize("NFC", name).casefold())
+    return stem, IMAGE if ending in ENDINGS else ending
 
 
 @contextlib.contextmanager

@@ -7,14 +7,19 @@ start or its end; without one the image is taken to stand first. Every other key
 
 import json
 import os
+import re
 
 from bye.data.images import check_image, image_path, load_rgb
-from bye.errors import ByeError
+from bye.errors import ByeError, cut
 from bye.files import parse_json, read_text, write_text
 
 PLACEHOLDER = "<image>"
 ROLES = ("human", "gpt")
 SHOWN = 10  # bad samples listed in one error
+SHORT = 80  # characters of a value that an error shows
+# Base64 in place of a path: longer than a file name can be, or starting as PNG, JPEG, GIF, WEBP and BMP do.
+BASE64 = re.compile(r"[\w+/\s-]{256,}|(iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[01])[\w+/\s-]{59,}", re.ASCII)
+OF_A_SAMPLE = {"conversations", "messages", "image"}  # one of them tells a sample from an object around samples
 
 
 def read_samples(path, images_root=None, validate=True):
@@ -127,6 +132,11 @@ def problem_of(sample):
         return NO_IMAGE
     if not isinstance(sample.get("image"), str) or not sample["image"]:
         return "`image` must be the path of exactly one image, as a string; give one image a sample"
+    if sample["image"].startswith("data:") or BASE64.fullmatch(sample["image"].rstrip("=\n")):
+        return (
+            f"`image` is an image itself, as base64 text ({len(sample['image'])} characters), and not the path of one; "
+            "write it to a file in the image folder and give its path there"
+        )
     problem = _conversation_problem(sample.get("conversations"))
     if problem is None and not _encodable(sample):
         problem = "its text has half a surrogate pair (\\ud800 to \\udfff alone), which is no character; mend the text"
@@ -140,7 +150,8 @@ def _conversation_problem(turns):
         role = ROLES[index % 2]
         if not isinstance(turn, dict) or turn.get("from") != role:
             found = turn.get("from") if isinstance(turn, dict) else turn
-            return f"turn {index + 1} must be from {role!r}, not {found!r}; turns go human, gpt, human, gpt"
+            found = cut(repr(found), SHORT)
+            return f"turn {index + 1} must be from {role!r}, not {found}; turns go human, gpt, human, gpt"
         if not isinstance(turn.get("value"), str):
             return f"turn {index + 1} has no text; its `value` must be a string"
         text = turn["value"] if index else _without_placeholder(turn["value"])
@@ -187,7 +198,7 @@ def _encodable(sample):
 
 def _name(sample, number):
     known = isinstance(sample, dict) and isinstance(sample.get("id"), str | int)
-    return f"sample {str(sample['id'])!r} (entry {number})" if known else f"entry {number}"
+    return f"sample {cut(repr(str(sample['id'])), SHORT)} (entry {number})" if known else f"entry {number}"
 
 
 def _parse(path):
@@ -200,6 +211,46 @@ def _parse(path):
         return parse_json(text, path), False
     if start != "{":
         raise ByeError(f"{path} is neither a JSON list of samples nor JSON lines; it must start with [ or {{")
+    return _parse_lines(text, path), True
+
+
+def _parse_lines(text, path):
     # Only \n ends a line: strings may hold the other characters that splitlines() takes for line ends.
-    lines = enumerate(text.split("\n"), start=1)
-    return [parse_json(line, path, number) for number, line in lines if line.strip()], True
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    number, first = lines[0]
+    if first.rstrip().endswith(("{", "[", ",")):  # no line of JSON lines does, but the first of an indented object
+        _refuse_object(parse_json(text, path), path, number)
+    samples = [parse_json(line, path, number) for number, line in lines]
+    if len(samples) == 1 and _lists_in(samples[0]):
+        _refuse_object(samples[0], path, number)
+    return samples
+
+
+def _refuse_object(value, path, number):
+    """Raise ByeError for a file that is one JSON object, and so neither a list nor JSON lines."""
+    lists = _lists_in(value)
+    if not lists:
+        raise ByeError(
+            f"{path} is not valid JSON at line {number}, column 1, read as JSON lines: it is one JSON object over "
+            "several lines; put it into a list, with [ before and ] after it"
+        )
+    found = " and ".join(f"a list of {size} under the key {cut(repr(key), SHORT)}" for key, size in lists)
+    raise ByeError(
+        f"{path} is a JSON object around the list of samples: it has {found}; write that list as the file, or each of "
+        "its entries on a line of its own (JSON lines)"
+    )
+
+
+def _lists_in(value):
+    """Return [(key, length), ...] of the lists that could be samples in an object that is no sample itself.
+
+    Those of an object in it have keys like `data.train`. At most three, the longest first.
+    """
+    if OF_A_SAMPLE & set(value):
+        return []
+    inner = {
+        f"{key}.{name}": each for key, part in value.items() if isinstance(part, dict) for name, each in part.items()
+    }
+    lists = {key: each for key, each in {**value, **inner}.items() if isinstance(each, list)}
+    lists = {key: len(each) for key, each in lists.items() if all(isinstance(entry, dict) for entry in each)}
+    return sorted(lists.items(), key=lambda item: -item[1])[:3]
