@@ -62,6 +62,7 @@ def test_options_are_what_the_function_takes(name):
             2,
             "bye: error: data.json does not exist; check the path\n",
         ),
+        (ByeError("2 are bad:\n  one\ntwo"), 2, "bye: error: 2 are bad:\n  one\n  two\n"),
         (MemoryError(), 2, "bye: error: out of memory; run fewer jobs at once or make the batch smaller\n"),
         (KeyboardInterrupt(), 130, "bye: interrupted\n"),
     ],

@@ -45,7 +45,7 @@ def make(root, work, targets, cores=None, profile=None):
         process.wait()  # the terminal interrupted it too; let it put its things in order
         raise
     if status:
-        reason = f"the run stopped; logs are in {logs}, and the same command goes on from there"
+        reason = f"the run stopped, for what Snakemake says above; logs are in {logs}, and the same command goes on"
         raise ByeError(first_error(logs, before) or reason)
     for target in targets:
         if not (work / target).exists():
