@@ -80,7 +80,7 @@ SORTS = {
         ),
         Sort("trigger", "triggers", "trigger", ("apply",)),
         Sort("target", "targets", "target", ("answer", "hit")),
-        Sort("tuning method", "tuning", "tuning", ("attach", "save", "load", "count")),
+        Sort("tuning method", "tuning", "tuning", ("attach", "save", "load", "count"), ("check",)),
         Sort("family", "families", "family", base="Family"),
         Sort(
             "dataset format",

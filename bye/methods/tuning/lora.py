@@ -3,7 +3,7 @@
 Saved as a standard PEFT adapter folder.
 """
 
-import os
+import contextlib
 import re
 import warnings
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import torch
 
 from bye.errors import ByeError
+from bye.models import adapters
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -45,8 +46,7 @@ def attach(
         base_model_name_or_path=str(family.path),
     )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft and transformers on each other's old names
+        with _without_old_names():
             adapted = get_peft_model(family.model, config)
     except ValueError as error:
         raise ByeError(f"LoRA does not fit the model {family.path} ({error}); correct lora_targets") from None
@@ -61,25 +61,24 @@ def save(adapted, folder):
     (folder / "README.md").unlink(missing_ok=True)  # an empty form
 
 
+def check(family, folder):
+    """See that all of an adapter fits the family's model, of which no weights are needed, and that nothing is missing.
+
+    Raises ByeError otherwise.
+    """
+    with _without_old_names():
+        adapters.fit(family, folder)
+
+
 def load(family, folder):
     """Put the LoRA adapter of a PEFT folder on the family's model.
 
-    In float32 it is merged into the weights, which changes nothing but the speed; half precision would round it.
-    Raises ByeError where the folder is no adapter in safetensors or does not fit the model.
+    In float32 it is merged into the weights, which changes nothing but the speed; half precision would round it. Keys
+    with the names of LLaVA's own repository or of an older transformers are converted, which is said on stderr.
+    Raises ByeError where the folder is no adapter in safetensors, or where a key does not fit the model or is missing.
     """
-    if not os.path.isfile(os.path.join(folder, "adapter_config.json")):
-        raise ByeError(f"{folder} is no PEFT adapter (it has no adapter_config.json); give what finetune wrote")
-    if not os.path.isfile(os.path.join(folder, "adapter_model.safetensors")):
-        raise ByeError(f"{folder} has no adapter_model.safetensors; weights are read as safetensors only")
-    from peft import PeftModel
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft and transformers on each other's old names
-            adapted = PeftModel.from_pretrained(family.model, str(folder))
-    except Exception as error:  # a broken or foreign adapter fails in many ways
-        reason = " ".join(str(error).split())
-        raise ByeError(f"adapter {folder} does not fit the model {family.path} ({reason[:300]})") from error
+    with _without_old_names():
+        adapted = adapters.put(family.model, adapters.fit(family, folder))
     family.model = adapted.merge_and_unload() if family.model.dtype == torch.float32 else adapted.base_model.model
 
 
@@ -123,3 +122,11 @@ def add_to_weights(adapted):
 def _forward_on_sum(module, x):
     weight = module.base_layer.weight + module.get_delta_weight("default")
     return torch.nn.functional.linear(x, weight, module.base_layer.bias)
+
+
+@contextlib.contextmanager
+def _without_old_names():
+    """Without the warnings of peft and transformers on each other's old names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
