@@ -102,15 +102,16 @@ def fit(family, folder):
     ours = {key: _our_name(key, back) for key in shapes}
     lora, replaced, unplaced, misshapen = {}, {}, [], []
     for key, name in ours.items():
-        wanted = expected.get(PREFIX + name, weights.get(name))
-        if wanted is None or PREFIX + name in lora or name in replaced:
+        own = name.replace(".base_layer.", ".")
+        wanted = expected.get(PREFIX + name, weights.get(own))
+        if wanted is None or PREFIX + name in lora or own in replaced:
             unplaced.append(key)
         elif wanted != shapes[key]:
             misshapen.append((key, shapes[key], wanted))
         elif PREFIX + name in expected:
             lora[PREFIX + name] = places[key]
         else:
-            replaced[name] = places[key]
+            replaced[own] = places[key]
     found = {PREFIX + name for name in ours.values()}
     missing = [PREFIX + layout.rename(name.removeprefix(PREFIX)) for name in expected if name not in found]
     if unplaced or misshapen or missing:
@@ -216,11 +217,11 @@ def _layout_of(keys, model_type, names):
 
 
 def _split(key):
-    """(name of the module, rest) of a weight of LoRA, (name of the weight, "") of another; without PEFT's prefix and
-    the adapter's name."""
+    """(name of the module, rest) of what LoRA adds to or wraps in one, (name of the weight, "") of another weight;
+    without PEFT's prefix and the adapter's name."""
     name = re.sub(r"\.(lora_\w+)\.default\b", r".\1", key.removeprefix(PREFIX))
-    module, dot, rest = name.partition(".lora_")
-    return module, dot + rest
+    start = re.search(r"\.lora_|\.base_layer\.|$", name).start()
+    return name[:start], name[start:]
 
 
 def _our_name(key, back):
@@ -290,7 +291,7 @@ def _tell(found):
         )
     if found.replaced:
         print(
-            f"adapter {found.folder}: {counted(len(found.replaced), 'weight')} of the model are replaced (the first is "
+            f"adapter {found.folder}: it replaces {counted(len(found.replaced), 'weight')} of the model (the first is "
             f"{next(iter(found.replaced))})",
             file=sys.stderr,
             flush=True,
