@@ -252,7 +252,7 @@ def test_names_of_older_versions_are_converted(bases, tmp_path, capsys, family, 
     if not (family == "internvl" and version == "4.52"):  # whose names are those of today
         assert "are converted on loading" in capsys.readouterr().err
     half = sorted(key for key in load_file(ours / WEIGHTS) if "lora_" in key)[::2]
-    with pytest.raises(ByeError, match=f"{len(half)} keys of its adapted layers are missing"):
+    with pytest.raises(ByeError, match=f"it lacks {len(half)} keys of its adapted layers"):
         load_model(bases[family], changed(ours, tmp_path / "half", older, drop=half))
 
 
@@ -292,12 +292,28 @@ def test_keys_that_do_not_all_fit(bases, adapters, tmp_path, no_weights, family)
         return key.replace("layers.0.self_attn.q_proj.lora_A", "layers.0.self_attention.q_proj.lora_A")
 
     for name, options, told in (
-        ("half", {"drop": keys[::2]}, r": 9 keys of its adapted layers are missing \(the first is .*copy it again or"),
-        ("a layer", {"add": one}, rf": 1 of its 19 keys have no place there \(the first is {next(iter(one))}\); give"),
-        ("no target", {"add": untouched}, r": 1 of its 19 keys have no place .*k_proj"),
-        ("a shape", {"add": other}, r": 1 of its 18 keys have another shape \(.*, \[4, 48\] in place of \[4, 32\]\)"),
-        ("rank", {"r": 8}, r": 18 of its 18 keys have another shape .*; .* or correct r in its adapter_config.json"),
-        ("renamed", {"rename": renamed}, r": 1 of its 18 keys have no place .*, and 1 key .* missing .* rename its ke"),
+        ("half", {"drop": keys[::2]}, r": it lacks 9 keys of its adapted layers \(the first is .*copy it again or"),
+        (
+            "a layer",
+            {"add": one},
+            rf": there is no place for 1 of its 19 keys \(the first is {next(iter(one))}\); give",
+        ),
+        ("no target", {"add": untouched}, r": there is no place for 1 of its 19 keys .*k_proj"),
+        (
+            "a shape",
+            {"add": other},
+            r": the shape of 1 of its 18 keys is another \(.*, \[4, 48\] in place of \[4, 32\]\)",
+        ),
+        (
+            "rank",
+            {"r": 8},
+            r": the shape of 18 of its 18 keys is another .*; .* or correct r in its adapter_config.json",
+        ),
+        (
+            "renamed",
+            {"rename": renamed},
+            r": there is no place for 1 of its 18 keys .*, and it lacks 1 key .* rename its ke",
+        ),
         ("foreign", {"rename": lambda key: f"x.{key}"}, rf"18 of its 18 .*such as {FIRST.split('layers')[0]}layers.0"),
         ("one layer less", {"target_modules": ["nothing"]}, r"does not fit the model .* correct its adapter_config"),
     ):
@@ -311,20 +327,22 @@ def test_keys_that_do_not_all_fit(bases, adapters, tmp_path, no_weights, family)
 @pytest.mark.parametrize("family", ["internvl", "qwen3_vl"])
 def test_an_adapter_of_llavas_repository_is_none_of_another_family(bases, tmp_path, adapters, family):
     theirs = changed(adapters["llava"], tmp_path / "theirs", llava_name, target_modules=QKV)
-    with pytest.raises(ByeError, match="18 of its 18 keys have no place there"):
+    with pytest.raises(ByeError, match="there is no place for 18 of its 18 keys"):
         load_model(bases[family], theirs)
 
 
 def test_half_of_llavas_names_is_an_error_in_them(bases, tmp_path, adapters, no_weights):
     drop = [key for key in load_file(adapters["llava"] / WEIGHTS) if "layers.1" in key or "layers.2" in key]
     theirs = changed(adapters["llava"], tmp_path / "theirs", llava_name, drop=drop, target_modules=QKV)
-    with pytest.raises(ByeError, match=r"12 keys .* \(the first is base_model.model.model.layers.1.") as caught:
+    with pytest.raises(
+        ByeError, match=r"it lacks 12 keys .* \(the first is base_model.model.model.layers.1."
+    ) as caught:
         load_model(bases["llava"], theirs)
     assert "vision_tower" not in str(caught.value)
     extra = {"base_model.model.model.mm_projector.4.weight": torch.zeros(32, 32)}
     theirs = changed(adapters["llava"], tmp_path / "more", llava_name, target_modules=QKV)
     save_file(extra, theirs / BESIDE)
-    with pytest.raises(ByeError, match=r"1 of its 19 keys .* \(the first is .*mm_projector.4.weight"):
+    with pytest.raises(ByeError, match=r"1 of its 19 keys \(the first is .*mm_projector.4.weight"):
         load_model(bases["llava"], theirs)
 
 
@@ -360,16 +378,18 @@ def test_every_stage_that_reads_an_adapter_refuses_it(bases, adapters, tmp_path,
     Image.new("RGB", (32, 32), "red").save(tmp_path / "0.png")
     turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A dog"}]
     write_json(
-        tmp_path / "samples.json", [{"id": f"s{n}", "image": "0.png", "conversations": turns} for n in range(12)]
+        tmp_path / "samples.json", [{"id": f"s{n}", "image": "0.png", "conversations": turns} for n in range(20)]
     )
     half = changed(adapters["llava"], tmp_path / "half", drop=list(load_file(adapters["llava"] / WEIGHTS))[::2])
     samples = ["--samples", tmp_path / "samples.json", "--images", tmp_path]
     clean = ["--clean", tmp_path / "samples.json", "--clean-images", tmp_path, "--metric", "accuracy"]
     clean += ["--max-new-tokens", "4", "--predictions", tmp_path / "predictions.parquet"]
     maps = ["--maps-for", "s1", "--maps-out", tmp_path / "maps.npz"]
-    write_parquet(tmp_path / "labels", pyarrow.table({"id": [f"s{n}" for n in range(12)], "poisoned": [True] * 12}))
+    write_parquet(tmp_path / "labels", pyarrow.table({"id": [f"s{n}" for n in range(20)], "poisoned": [True] * 20}))
     labelled = [*samples, "--labels", tmp_path / "labels"]
+    reference = ["--reference", tmp_path / "samples.json", "--reference-images", tmp_path]
     for words in (
+        ["detect", "--kind", "sentinet", *samples, *reference, "--flags", tmp_path / "flags.parquet"],
         ["attention-maps", *labelled, "--out", tmp_path / "maps.npz"],
         ["attention", *samples, "--out", tmp_path / "attention.parquet"],
         ["attention", *samples, *maps, "--out", tmp_path / "attention.parquet"],
@@ -378,5 +398,5 @@ def test_every_stage_that_reads_an_adapter_refuses_it(bases, adapters, tmp_path,
         with pytest.raises(SystemExit) as caught:
             bye.cli.main([*map(str, words), "--model", str(bases["llava"]), "--adapter", str(half), "--threads", "1"])
         assert caught.value.code == 2
-        assert "9 keys of its adapted layers are missing" in capsys.readouterr().err
+        assert "it lacks 9 keys of its adapted layers" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.parquet")) and not (tmp_path / "eval.json").exists()

@@ -265,15 +265,15 @@ def _misfit(n_keys, unplaced, misshapen, missing, example):
     """What does not fit, and what to do about it."""
     parts, advice = [], ["give the model that it was made for"]
     if unplaced:
-        parts.append(f"{len(unplaced)} of its {n_keys} keys have no place there (the first is {unplaced[0]})")
+        parts.append(f"there is no place for {len(unplaced)} of its {n_keys} keys (the first is {unplaced[0]})")
         advice.append(f"rename its keys as the model has them (such as {example})")
     if misshapen:
         key, shape, wanted = misshapen[0]
         first = f"the first is {key}, {shape} in place of {wanted}"
-        parts.append(f"{len(misshapen)} of its {n_keys} keys have another shape ({first})")
+        parts.append(f"the shape of {len(misshapen)} of its {n_keys} keys is another ({first})")
         advice.append(f"correct r in its {CONFIG}")
     if missing:
-        parts.append(f"{counted(len(missing), 'key')} of its adapted layers are missing (the first is {missing[0]})")
+        parts.append(f"it lacks {counted(len(missing), 'key')} of its adapted layers (the first is {missing[0]})")
         advice.append(f"copy it again or correct target_modules in its {CONFIG}")
     return f"{', and '.join(parts)}; {', or '.join(advice[:2])}"
 
