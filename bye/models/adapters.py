@@ -1,11 +1,10 @@
-"""LoRA adapters in PEFT folders: whether all of their weights fit a model, and the names that others give to weights.
+"""LoRA adapters in PEFT folders: whether all of their weights fit a model, and how they are put on it.
 
 All is decided by the header of the weights' file and a copy of the model without weights, before any weight is read.
 """
 
 import copy
 import os
-import re
 import sys
 from dataclasses import dataclass
 
@@ -13,54 +12,12 @@ import torch
 
 from bye.errors import ByeError, counted
 from bye.files import read_json
+from bye.models.layouts import LLAVA_REPOSITORY, OURS, PREFIX, Layout, layout_of, our_name, split
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BESIDE = "non_lora_trainables"  # LLaVA's repository: weights that were trained in full, most often the projector's
-PREFIX = "base_model.model."  # of PEFT, before the name that a weight has in the model
 # Settings with which an adapter acts on some tokens only, or is another model: neither can be merged.
 UNSUPPORTED = ("alora_invocation_tokens", "arrow_config", "layer_replication", "use_bdlora")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Names of another program or version. renamings: (pattern, replacement), each applied to our name in order;
-    without_tower: whether its LoRA is put on before there is a vision tower, whatever `target_modules` say."""
-
-    name: str
-    renamings: tuple = ()
-    without_tower: bool = False
-
-    def rename(self, name):
-        """Their name of a module or weight, from ours."""
-        for pattern, replacement in self.renamings:
-            name = re.sub(pattern, replacement, name)
-        return name
-
-
-OURS = Layout("another form of PEFT's names")  # without its prefix, or with the adapter's name in them
-LLAVA_REPOSITORY = Layout(
-    "LLaVA's own repository",
-    (
-        (r"^model\.language_model\b", "model"),
-        (r"^model\.multi_modal_projector\.linear_1\b", "model.mm_projector.0"),
-        (r"^model\.multi_modal_projector\.linear_2\b", "model.mm_projector.2"),
-        (r"^model\.multi_modal_projector\b", "model.mm_projector"),
-        (r"^model\.vision_tower\b", "model.vision_tower.vision_tower.vision_model"),
-    ),
-    without_tower=True,
-)
-CLIP = Layout("an older transformers", ((r"^model\.vision_tower\b", "model.vision_tower.vision_model"),))
-OLDER = (
-    (r"^model\.language_model\b", "language_model.model"),
-    (r"^lm_head\b", "language_model.lm_head"),
-    (r"^model\.(?=vision_tower|multi_modal_projector|image_newline)", ""),
-)
-OLDER_CLIP = Layout("transformers before 4.52", (*OLDER, (r"^vision_tower\b", "vision_tower.vision_model")))
-LAYOUTS = {
-    "llava": (LLAVA_REPOSITORY, CLIP, OLDER_CLIP),
-    "llava_next": (LLAVA_REPOSITORY, CLIP, OLDER_CLIP),
-    "internvl": (Layout("transformers before 4.52", OLDER),),
-}
 
 
 @dataclass(frozen=True)
@@ -87,7 +44,7 @@ def fit(family, folder):
         skeleton = type(family.model)(copy.deepcopy(family.model.config))
     modules = [name for name, _ in skeleton.named_modules()]
     weights = {name: list(tensor.shape) for name, tensor in skeleton.state_dict().items()}
-    layout = _layout_of(shapes, family.model.config.model_type, {*modules, *weights})
+    layout = layout_of(shapes, family.model.config.model_type, {*modules, *weights})
     try:
         if layout is not OURS:
             config = _translated(config, layout, modules, shapes)
@@ -99,7 +56,7 @@ def fit(family, folder):
         ) from error
 
     back = {layout.rename(name): name for name in (*modules, *weights)}
-    ours = {key: _our_name(key, back) for key in shapes}
+    ours = {key: our_name(key, back) for key in shapes}
     lora, replaced, unplaced, misshapen = {}, {}, [], []
     for key, name in ours.items():
         own = name.replace(".base_layer.", ".")
@@ -206,35 +163,12 @@ def _read_headers(folder):
     return places, shapes
 
 
-def _layout_of(keys, model_type, names):
-    """The layout in which most of the keys are names of the model; ours where none knows more."""
-
-    def n_known(layout):
-        theirs = {layout.rename(name) for name in names}
-        return sum(_split(key)[0] in theirs for key in keys)
-
-    return max((OURS, *LAYOUTS.get(model_type, ())), key=n_known)
-
-
-def _split(key):
-    """(name of the module, rest) of what LoRA adds to or wraps in one, (name of the weight, "") of another weight;
-    without PEFT's prefix and the adapter's name."""
-    name = re.sub(r"\.(lora_\w+)\.default\b", r".\1", key.removeprefix(PREFIX))
-    start = re.search(r"\.lora_|\.base_layer\.|$", name).start()
-    return name[:start], name[start:]
-
-
-def _our_name(key, back):
-    module, rest = _split(key)
-    return back.get(module, module) + rest
-
-
 def _translated(config, layout, modules, keys):
     """LoRA's settings with the modules they mean under our full names, where they mean them by the layout's."""
     from peft.tuners.tuners_utils import check_target_module_exists
     from peft.utils.other import get_pattern_key
 
-    spared = layout.without_tower and not any(_split(key)[0].startswith("model.vision_tower.") for key in keys)
+    spared = layout.without_tower and not any(split(key)[0].startswith("model.vision_tower.") for key in keys)
     theirs = {name: layout.rename(name) for name in modules if not (spared and ".vision_tower." in name)}
     targets = [name for name, other in theirs.items() if name and check_target_module_exists(config, other)]
     translated = copy.copy(config)
