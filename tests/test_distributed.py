@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from small_workflow import ROOT
-from tiny_models import write_tiny_model
+from tiny_models import write_samples, write_tiny_model
 
 import bye.cli
 from bye.answers.evaluate import evaluate
@@ -36,15 +35,7 @@ FORKED.set_forkserver_preload(["bye.extraction.attention", "bye.answers.evaluate
 def root(tmp_path_factory):
     """A checkpoint, seven images, and 33 samples: two batches of 16 and one sample more."""
     root = write_tiny_model("llava", tmp_path_factory.mktemp("distributed"), layers=2)
-    rng = np.random.default_rng(0)
-    for number in range(7):
-        Image.fromarray(rng.integers(0, 255, (32, 36, 3), dtype=np.uint8)).save(root / f"{number}.png")
-    entries = []
-    for number in range(33):
-        question, answer = "What is it?" + " Really?" * (number % 4), ["A dog", "red", "No dog, I see"][number % 3]
-        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-        entries.append({"id": f"s{number}", "image": f"{number % 7}.png", "conversations": turns})
-    (root / "samples.json").write_text(json.dumps(entries))
+    write_samples(root)
     return root
 
 

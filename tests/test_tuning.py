@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from small_workflow import ROOT
-from tiny_models import write_tiny_model
+from tiny_models import write_samples, write_tiny_model
 
 import bye.cli
 from bye.errors import ByeError
@@ -65,15 +64,7 @@ N_TRAINED = 3 * 32 * 64  # of an MLP of the tiny model
 def root(tmp_path_factory):
     """A checkpoint of two layers, seven images, 33 samples, and the method."""
     root = write_tiny_model("llava", tmp_path_factory.mktemp("tuning"), layers=2)
-    rng = np.random.default_rng(0)
-    for number in range(7):
-        Image.fromarray(rng.integers(0, 255, (32, 36, 3), dtype=np.uint8)).save(root / f"{number}.png")
-    entries = []
-    for number in range(33):
-        question, answer = "What is it?" + " Really?" * (number % 4), ["A dog", "red", "No dog, I see"][number % 3]
-        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-        entries.append({"id": f"s{number}", "image": f"{number % 7}.png", "conversations": turns})
-    (root / "samples.json").write_text(json.dumps(entries))
+    write_samples(root)
     (root / "mlps.py").write_text(OWN)
     return root
 

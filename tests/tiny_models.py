@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPVisionConfig,
@@ -161,3 +163,16 @@ def _tokenizer(family):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, additional_special_tokens=extra, **names)
     tokenizer.chat_template = TEMPLATES[family]
     return tokenizer
+
+
+def write_samples(root):
+    """Write seven images and samples.json with 33 samples that ask about them into a folder."""
+    rng = np.random.default_rng(0)
+    for number in range(7):
+        Image.fromarray(rng.integers(0, 255, (32, 36, 3), dtype=np.uint8)).save(root / f"{number}.png")
+    entries = []
+    for number in range(33):
+        question, answer = "What is it?" + " Really?" * (number % 4), ["A dog", "red", "No dog, I see"][number % 3]
+        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+        entries.append({"id": f"s{number}", "image": f"{number % 7}.png", "conversations": turns})
+    (root / "samples.json").write_text(json.dumps(entries))

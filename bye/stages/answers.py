@@ -1,17 +1,13 @@
 """Stages in which a model answers, and what is done to its input before."""
 
 from bye.stages.options import (
-    ADAPTER,
-    FAMILY,
+    FINETUNED,
     IMAGES,
-    MODEL,
     PROCESSES,
-    QUANTIZATION,
     SAMPLES,
     SEED,
     TARGET,
     THREADS,
-    TUNING,
     VALIDATE,
     may,
     need,
@@ -42,11 +38,7 @@ def purify(kind, samples, images, batch_size, seed, threads, out_samples, out_im
 
 @stage(
     "evaluate",
-    MODEL,
-    FAMILY,
-    QUANTIZATION,
-    TUNING,
-    ADAPTER,
+    *FINETUNED,
     need("--clean", "test samples"),
     need("--clean-images", "their image folder"),
     may("--triggered", None, "test samples with the trigger"),

@@ -1,16 +1,12 @@
 """Stages that read features off a fine-tuned model."""
 
 from bye.stages.options import (
-    ADAPTER,
-    FAMILY,
+    FINETUNED,
     IMAGES,
-    MODEL,
     PROCESSES,
-    QUANTIZATION,
     SAMPLES,
     SEED,
     THREADS,
-    TUNING,
     VALIDATE,
     may,
     need,
@@ -20,11 +16,7 @@ from bye.stages.options import (
 
 @stage(
     "attention",
-    MODEL,
-    FAMILY,
-    QUANTIZATION,
-    TUNING,
-    ADAPTER,
+    *FINETUNED,
     SAMPLES,
     IMAGES,
     need("--out", "attention.parquet to write"),
@@ -44,11 +36,7 @@ def attention(**options):
 
 @stage(
     "attention-maps",
-    MODEL,
-    FAMILY,
-    QUANTIZATION,
-    TUNING,
-    ADAPTER,
+    *FINETUNED,
     SAMPLES,
     IMAGES,
     need("--labels", "ground truth: figures show clean and poisoned samples"),

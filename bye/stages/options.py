@@ -79,4 +79,5 @@ CONFIGFILES = may(
     "--configfile", (), "YAML files laid over config.yaml, as by snakemake --configfile", nargs="+", type=str
 )
 TUNING = may("--tuning", "lora", "tuning method: lora, or the path of a .py file")
+FINETUNED = (MODEL, FAMILY, QUANTIZATION, TUNING, ADAPTER)  # a base model and what a fine-tune added to it
 TARGET = "what the backdoor makes the model say: a text, or the kind and settings of a target as JSON"
