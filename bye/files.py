@@ -164,30 +164,32 @@ def parse_json(text, path, line=None):
     Raises ByeError that says where it is not valid. NaN and Infinity, which Python would take, are not.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         place = f"line {line or error.lineno}, column {error.colno}"
         raise ByeError(f"{path} is not valid JSON at {place}: {error.msg}; mend the file there") from None
     except (ValueError, RecursionError) as error:
         place = f" at line {line}" if line else ""
-        where = _place_of_constant(text, line) if isinstance(error, _ConstantError) else ""
+        where = ""
+        if isinstance(error, ConstantError):
+            before = text[: place_of_constant(text)]
+            number, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+            where = f" (column {column})" if line else f" (line {number}, column {column})"
         raise ByeError(f"{path} is not valid JSON{place}: {error}{where}; mend the file there") from None
 
 
-class _ConstantError(ValueError):
+class ConstantError(ValueError):
     """Of NaN or Infinity, which Python's reader takes for numbers."""
 
 
-def _refuse_constant(name):
-    raise _ConstantError(f"{name} is not a JSON value")
+def refuse_constant(name):
+    """Raise ConstantError: the `parse_constant` of a reader that takes JSON alone."""
+    raise ConstantError(f"{name} is not a JSON value")
 
 
-def _place_of_constant(text, line):
-    """Say where the first constant outside of a string stands, which is the one that was refused."""
-    start = next(found.start(1) for found in CONSTANT.finditer(text) if found[1])
-    before = text[:start]
-    number, column = before.count("\n") + 1, start - before.rfind("\n")
-    return f" (column {column})" if line else f" (line {number}, column {column})"
+def place_of_constant(text):
+    """Return where the first constant outside of a string stands, which is the one that was refused."""
+    return next(found.start(1) for found in CONSTANT.finditer(text) if found[1])
 
 
 def _flush(path):
