@@ -152,14 +152,16 @@ def _add(entry, method):
 
 
 def _add_dataset(entry, method):
-    """Add a format's settings, and which keys it needs: sizes and metric where it has official splits; its folder."""
+    """Add a format's settings, and which keys it needs: sizes and metric where it has official splits; its folder.
+
+    An official download is whole, so nothing of it is left out."""
     _add(entry, method)
     properties = entry["properties"]
     properties[method.root] = properties.pop("root")
     if method.divided:
         entry["required"] += ["train", "test", "metric"]
         properties |= {part: {"type": "integer", "minimum": 1} for part in ("train", "test")}
-        del properties["metric"]["default"]
+        del properties["metric"]["default"], properties["unjudged"]
     if not (method.divided and method.mini):  # nothing draws it
         properties[method.root] = {"type": "string", "minLength": 1}
         entry["required"].append(method.root)

@@ -9,6 +9,14 @@ class ByeError(Exception):
     """
 
 
+class SampleError(ByeError):
+    """A problem with one sample, which its file goes on without. kind: of `bye.data.findings.KINDS`."""
+
+    def __init__(self, kind, message):
+        super().__init__(message)
+        self.kind = kind
+
+
 def cut(text, length=300):
     """A text as an error shows it: of a long one the beginning, the end and how many characters it has."""
     text = str(text)

@@ -27,6 +27,7 @@ rule prepare:
     output:
         train=f"{CLEAN}/train.json",
         test=f"{CLEAN}/test.json",
+        unjudged=f"{CLEAN}/unjudged.json",
     params:
         root=plan.image_root,
         out=subpath(output.train, parent=True),

@@ -221,11 +221,20 @@ def test_paths_stay_in_the_image_folder(tmp_path):
     assert check_image(image_path(root, "a b/ü ß 图.png")) == (2, 2)
     assert check_image(image_path(tmp_path / "alias", "in.png")) == (2, 2)
     assert check_image(image_path(root, "a b/../in.png")) == (2, 2)
-    for image in ("../secret.png", "a b/../../secret.png", "out/secret.png", "out.png"):
-        with pytest.raises(ByeError, match="leads out of the image folder"):
+    for image in ("../secret.png", "a b/../../secret.png"):
+        for links in (False, True):
+            with pytest.raises(ByeError, match="leads out of the image folder"):
+                image_path(root, image, links)
+    for image in ("out/secret.png", "out.png"):
+        with pytest.raises(
+            ByeError, match=r"leads by a symbolic link out of .* or allow links \(bye clean --foll"
+        ):
             image_path(root, image)
-    with pytest.raises(ByeError, match="is absolute"):
-        image_path(root, str(root / "in.png"))
+        assert image_path(root, image, links=True) == tmp_path / "secret.png"
+    assert image_path(root, str(root / "in.png")) == image_path(root, str(tmp_path / "alias" / "in.png"))
+    for links in (False, True):
+        with pytest.raises(ByeError, match="is absolute and not in the image folder"):
+            image_path(root, str(tmp_path / "secret.png"), links)
     for image in ("", "a\0b", None, 3):
         with pytest.raises(ByeError, match="is not a file name"):
             image_path(root, image)

@@ -1,4 +1,4 @@
-"""A user's own LLaVA file: what is accepted, what is refused and in which words, and that nothing of it is lost."""
+"""A user's own file in LLaVA's form: what is accepted, what is refused and in which words, that nothing is lost."""
 
 import json
 
@@ -98,10 +98,10 @@ def two_roles_swapped():
     return {**sample(), "conversations": turns}
 
 
-def later_turn(question="And now?", answer="Still."):
-    first = sample()
-    first["conversations"] += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-    return first
+def later_turn(question="And now?", answer="Still.", first="<image>\nWhat?", roles=("human", "gpt")):
+    long = sample(question=first)
+    long["conversations"] += [{"from": roles[0], "value": question}, {"from": roles[1], "value": answer}]
+    return long
 
 
 def without(key):
@@ -111,32 +111,38 @@ def without(key):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (without("id"), r"entry 2: it has no id"),
-        (sample(""), r"sample '' \(entry 2\): it has no id"),
-        (sample(True), r"it has no id"),
-        (sample(1.5), r"it has no id"),
         ("text", r"entry 2: a sample must be a JSON object"),
-        (sample("good"), r"sample 'good' \(entry 2\): its id is also that of entry 1"),
-        ({**sample(), "image": ["x.png", "y.png"]}, r"sample 'a' \(entry 2\): `image` must be .* exactly one image"),
-        ({**without("image"), "images": ["x.png"]}, r"`image` must be .* exactly one image"),
-        ({**sample(), "image": ""}, r"`image` must be"),
-        (without("conversations"), r"`conversations` must be a list of pairs"),
-        ({**sample(), "conversations": sample()["conversations"][:1]}, r"`conversations` must be a list of pairs"),
+        ({**sample(), "image": ["x.png", "y.png"]}, r"sample 'a' \(entry 2\): it has 2 images"),
+        ({**without("image"), "images": ["x.png", "y.png"]}, r"it has 2 images"),
+        (without("image"), r"sample 'a' \(entry 2\): it has no image"),
+        ({**sample(), "image": ""}, r"it has no image, although its text shows one"),
+        ({**sample(), "image": 7}, r"`image` must be the path of an image, as a string, not 7"),
+        ({**sample(), "video": "x.mp4"}, r"it has video"),
+        (without("conversations"), r"it has no conversation; give it a key `conversations`"),
+        ({**sample(), "conversations": sample()["conversations"][:1]}, r"must be a list of pairs"),
         ({**sample(), "conversations": []}, r"`conversations` must be a list of pairs"),
-        (two_roles_swapped(), r"turn 1 must be from 'human', not 'gpt'"),
+        ({**sample(), "conversations": "Hi"}, r"`conversations` must be a list of pairs"),
+        (two_roles_swapped(), r"its conversation must be a list of pairs"),
         ({**sample(), "conversations": ["Hi", "Ho"]}, r"turn 1 must be from 'human', not 'Hi'"),
+        (later_turn(roles=("gpt", "human")), r"turn 3 must be from 'human', not 'gpt'"),
+        (later_turn(roles=("system", "gpt")), r"turn 3 is a system turn, which may stand first alone"),
+        (later_turn(roles=("tool", "gpt")), r"turn 3 must be from 'human', not 'tool'"),
         (sample(answer=""), r"turn 2 is an empty answer"),
         (sample(answer=" \n"), r"turn 2 is an empty answer"),
         (sample(answer=5), r"turn 2 has no text"),
-        (sample(question="<image>\n"), r"turn 1 is an empty question"),
+        (later_turn(question=""), r"turn 3 is an empty question"),
         (later_turn(answer=""), r"turn 4 is an empty answer"),
-        (sample(question="<image>\n<image>\nWhich differs?"), r"its first turn has 2 <image> placeholders; one is"),
-        (sample(question="What does <image> do in HTML?"), r"<image> stands inside the text of its first turn"),
-        (sample(answer="It is <image>."), r"<image> stands in turn 2"),
-        (later_turn(question="<image>\nAnd now?"), r"<image> stands in turn 3"),
+        (sample(question="<image>\n<image>\nWhich differs?"), r"it has 2 <image> placeholders and one image"),
+        (sample(answer="It is <image>."), r"it has 2 <image> placeholders and one image"),
+        (sample(question="Which?", answer="It is <image>."), r"<image> stands in an answer; it may stand once"),
+        (later_turn(first="What?", question="<image>\nAnd now?"), r"its image stands in question 2"),
         (sample(answer="\ud800"), r"half a surrogate pair"),
         ({**sample(), "image": "../x.png"}, r"leads out of the image folder"),
-        ({**sample(), "image": "/etc/passwd"}, r"image path '/etc/passwd' is absolute"),
+        ({**sample(), "image": "/etc/passwd"}, r"image path '/etc/passwd' is absolute and not in the image folder"),
+        (
+            {**sample(), "image": "https://example.org/x.png"},
+            r"its image is at https.*; download it to the image folder",
+        ),
         ({**sample(), "image": "y.png"}, r"image .*y.png does not exist"),
         ({**sample(), "image": "a\0b.png"}, r"is not a file name"),
         ({**sample(), "image": "data:image/png;base64,iVBO"}, r"`image` is an image itself, as base64 text \(26 char"),
@@ -144,7 +150,7 @@ def without(key):
         ({**sample(), "image": "QUJD\n" * 99}, r"`image` is an image itself, as base64 text \(495 characters\)"),
         ({**sample(), "image": "../" + "x.png" * 9999}, r"image path '../x.png.* \(50000 characters\) leads out of"),
         ({**sample(), "image": "x.png" * 9999}, r"x.png \(\d+ characters\) cannot be read \(File name too long\)"),
-        ({**sample("i" * 9999), "image": ["x.png"]}, r"sample 'i+\.\.\.i+' \(10001 characters\) \(entry 2\): `image`"),
+        ({**sample("i" * 9999), "image": [7]}, r"sample 'i+\.\.\.i+' \(10001 characters\) \(entry 2\): `image`"),
         ({**sample(), "conversations": ["Hi" * 9999, "Ho"]}, r"not 'Hi.*\.\.\..*Hi' \(20000 characters\); turns go"),
     ],
 )
@@ -156,26 +162,50 @@ def test_one_bad_sample_is_one_sentence_naming_file_and_sample(tmp_path, images,
     assert len(str(caught.value)) < 1000
 
 
-def test_ids_are_compared_as_strings(tmp_path):
-    with pytest.raises(ByeError, match=r"sample '7' \(entry 2\): its id is also that of entry 1"):
-        read_samples(write(tmp_path, [sample(7), sample("7")]))
+@pytest.mark.parametrize(
+    ("ids", "read"),
+    [
+        ([3, "b", 1.5], [3, "b", 1.5]),  # as they are
+        ([7, "7", 8], [1, 2, 3]),  # the same as text
+        (["a", None, "b"], [1, 2, 3]),
+        (["a", "", "b"], [1, 2, 3]),
+        ([True, 2, 3], [1, 2, 3]),
+        ([["a"], 2, 3], [1, 2, 3]),
+    ],
+)
+def test_ids_that_are_missing_or_repeat_are_replaced_by_places(tmp_path, ids, read):
+    samples = [without("id") if name is None else sample(name) for name in ids]
+    assert [each["id"] for each in read_samples(write(tmp_path, samples))] == read
+    assert [each["image"] for each in read_samples(write(tmp_path, samples))] == ["x.png"] * 3
 
 
-def test_all_bad_samples_are_counted_and_ten_are_shown(tmp_path):
+@pytest.mark.parametrize(
+    ("question", "read"),
+    [
+        ("What does <image> show?", "What does  show?"),  # as LLaVA's own reader has it
+        ("Look:\n<image>\nWhat is it?", "Look:\n\nWhat is it?"),
+        ("<image>\n", ""),  # a picture is question enough
+        ("", ""),
+    ],
+)
+def test_the_image_stands_anywhere_in_the_first_question(tmp_path, question, read):
+    (only,) = read_samples(write(tmp_path, [sample(question=question)]))
+    assert question_of(only) == read and answer_of(only) == "A cat."
+
+
+def test_all_bad_samples_are_counted_by_kind_and_ten_are_shown(tmp_path):
     samples = [sample(f"s{number}", answer="" if number % 2 else "yes") for number in range(30)]
-    with pytest.raises(ByeError, match="15 of 30 samples are bad") as caught:
+    samples += [without("image") | {"id": f"t{number}"} for number in range(2)]
+    with pytest.raises(ByeError, match="17 of 32 samples cannot be used; mend or drop them:") as caught:
         read_samples(write(tmp_path, samples))
     lines = str(caught.value).split("\n")
-    assert len(lines) == 12 and "sample 's1' (entry 2): turn 2" in lines[1] and lines[-1].strip() == "and 5 more"
-
-
-def test_samples_without_an_image_get_one_error_of_their_own(tmp_path):
-    samples = [sample("a"), without("image") | {"id": "t1"}, without("image") | {"id": "t2"}]
-    with pytest.raises(
-        ByeError, match=r"2 of 3 samples have no image \(the first is sample 't1' \(entry 2\)\)"
-    ) as caught:
-        read_samples(write(tmp_path, samples))
-    assert "move samples without an image to a file of their own" in str(caught.value)
+    assert lines[1:4] == [
+        "  2 without an image:",
+        "    sample 't0' (entry 31): it has no image, although its text shows one",
+        "    sample 't1' (entry 32): it has no image, although its text shows one",
+    ]
+    assert lines[4] == "  15 that are malformed; mend them:" and "sample 's1' (entry 2): turn 2" in lines[5]
+    assert lines[-1] == "    and 7 more" and len(lines) == 14
 
 
 @pytest.mark.parametrize(
@@ -184,10 +214,13 @@ def test_samples_without_an_image_get_one_error_of_their_own(tmp_path):
         ("", "is empty"),
         (" \n", "is empty"),
         ("[]", "has no samples"),
-        ("hello", "is neither a JSON list of samples nor JSON lines"),
+        ("hello", "is neither JSON nor Parquet"),
         ('[{"id": 1},\n{"id": 2]', "is not valid JSON at line 2, column"),
-        ('{"id": 1}\n\n{"id": 2\n', "is not valid JSON at line 3, column"),
-        ('{"id": 1,\n "image": "x.png"}', "is not valid JSON at line 1, column"),
+        ('[{"id": 1},\n]', "is not valid JSON at line 2, column 1: Expecting an entry behind the comma"),
+        ('[{"id": 1}] and more', "is not valid JSON at line 1, column 13: there is more behind its end"),
+        ('[{"id":\n NaN}]', "is not valid JSON at line 2, column 2: NaN is not a JSON value"),
+        ('{"data": [\n {"id": 1,}\n]}', "is not valid JSON at line 2, column"),
+        ("[" * 10**5, "is not valid JSON at line 1, column 2: maximum recursion depth"),
     ],
 )
 def test_files_that_are_no_sample_files(tmp_path, text, message):
@@ -197,38 +230,36 @@ def test_files_that_are_no_sample_files(tmp_path, text, message):
         read_samples(path)
 
 
-@pytest.mark.parametrize("indent", [None, 1])
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (
-            {"version": 1, "data": [sample("a"), sample("b")]},
-            "is a JSON object around the list of samples: it has a list of 2 under the key 'data'; write that list as",
-        ),
-        (
-            {"v": {"train": [sample("a")], "test": []}, "all": [sample("a")] * 3, "names": ["x", "y"]},
-            "it has a list of 3 under the key 'all' and a list of 1 under the key 'v.train' and a list of 0 under",
-        ),
-    ],
-)
-def test_an_object_around_the_list_is_named_with_the_key(tmp_path, value, message, indent):
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps(value, indent=indent))
-    with pytest.raises(ByeError) as caught:
+def test_a_broken_line_of_json_lines_is_one_bad_sample(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(f'{json.dumps(sample("a"))}\n\n{{"id": 2\n{json.dumps(sample("b"))}\n{{"id": NaN}}\n')
+    with pytest.raises(ByeError, match="2 of 4 samples cannot be used") as caught:
         read_samples(path)
-    assert message in str(caught.value) and "not valid" not in str(caught.value)
+    assert "entry 2: it is not valid JSON at line 3, column 9: Expecting ',' delimiter; mend" in str(caught.value)
+    assert "entry 4: it is not valid JSON at line 5, column 8: NaN is not a JSON value; mend" in str(caught.value)
 
 
-def test_one_object_over_several_lines_is_read_as_what_it_is(tmp_path):
+def test_a_list_in_an_object_is_read_and_several_are_named(tmp_path):
     path = tmp_path / "mine.json"
-    path.write_text(json.dumps(sample(), indent=1))
-    with pytest.raises(ByeError, match="it is one JSON object over several lines; put it into a list"):
+    for value in ({"version": 1, "data": [sample("a"), sample("b")]}, {"v": {"train": [sample("a"), sample("b")]}}):
+        for indent in (None, 1):
+            path.write_text(json.dumps(value, indent=indent))
+            assert read_samples(path) == [sample("a"), sample("b")]
+    path.write_text(json.dumps({"v": {"train": [sample("a")], "test": []}, "all": [sample("a")] * 3}))
+    with pytest.raises(ByeError, match="one of 3 under the key 'all' and one of 1 under the key 'v.train'"):
         read_samples(path)
-    path.write_text('{\n "data": [\n  {"id": 1},\n  {"id": 2,}\n ]\n}')
-    with pytest.raises(ByeError, match="is not valid JSON at line 4, column"):
-        read_samples(path)
-    path.write_text(json.dumps(sample()))  # JSON lines, of one
-    assert read_samples(path) == [sample()]
+
+
+def test_a_form_that_is_not_read_is_named_with_the_closest(tmp_path):
+    for entry, closest in (
+        ({"instruction": "Do.", "output": "Done.", "image": "x.png"}, r"query, response and images \(ms-swift\)"),
+        ({"prompt": [], "completion": [], "images": []}, r"messages and images \(OpenAI, TRL\)"),
+        ({"img": "x.png", "conversation": []}, r"conversations and image \(LLaVA, ShareGPT\)"),
+        ({"a": 1}, r"conversations and image \(LLaVA, ShareGPT\)"),
+    ):
+        keys = ", ".join(entry)
+        with pytest.raises(ByeError, match=f"its keys are {keys}, a form that is not read; the closest is {closest}"):
+            read_samples(write(tmp_path, [entry]))
 
 
 def test_image_problems_are_found_before_any_work(tmp_path, images):
@@ -236,7 +267,7 @@ def test_image_problems_are_found_before_any_work(tmp_path, images):
     Image.new("RGB", (64, 64)).save(images / "cut.png")
     (images / "cut.png").write_bytes((images / "cut.png").read_bytes()[:-40])
     samples = [sample("a"), {**sample("b"), "image": "zero.png"}, {**sample("c"), "image": "cut.png"}]
-    with pytest.raises(ByeError, match="2 of 3 samples are bad") as caught:
+    with pytest.raises(ByeError, match="2 of 3 samples cannot be used") as caught:
         prepare("llava", images, None, None, 0, tmp_path / "out", json=write(tmp_path, samples))
     assert "zero.png is empty (0 bytes)" in str(caught.value) and "cut.png is damaged" in str(caught.value)
     assert not (tmp_path / "out").exists()

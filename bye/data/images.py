@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from bye.errors import ByeError, cut
+from bye.errors import ByeError, SampleError, cut
 
 # About 268 MB once decoded. It is Pillow's own warning level; checked on the header, before a pixel is decoded.
 MAX_PIXELS = 89_478_485
@@ -27,23 +27,33 @@ TIME_STAMP = 946_684_800  # of every image written, seconds: 1 January 2000
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
-def image_path(images_root, image):
-    """Return the real path of `image`, a path relative to the folder `images_root`.
+def image_path(images_root, image, links=False):
+    """Return the real path of `image`, a path relative to the folder `images_root`, or an absolute one.
 
-    Raises ByeError if it is absolute or leads out of the folder, by `..` or by a symbolic link: a training file from a
-    stranger must not choose what else on this machine is read.
+    Raises SampleError if it leads out of the folder, by `..`, as an absolute path or by a symbolic link: a training
+    file from a stranger must not choose what else on this machine is read. links: what is linked in the folder is in
+    it.
     """
     if not isinstance(image, str) or not image or "\0" in image:
-        raise ByeError(f"image path {cut(repr(image))} is not a file name; give a path relative to the image folder")
-    if os.path.isabs(image):
-        raise ByeError(f"image path {cut(repr(image))} is absolute; give it relative to the image folder {images_root}")
-    root = os.path.realpath(images_root)
-    path = os.path.realpath(os.path.join(root, image))
-    if os.path.commonpath([root, path]) != root:
-        raise ByeError(
-            f"image path {cut(repr(image))} leads out of the image folder {images_root}; put the file into it"
+        raise SampleError(
+            "malformed", f"image path {cut(repr(image))} is not a file name; give a path relative to the image folder"
         )
-    return Path(path)
+    joined = os.path.join(os.path.abspath(images_root), image)
+    path = os.path.realpath(joined)
+    linked = _inside(os.path.abspath(images_root), os.path.normpath(joined))
+    if _inside(os.path.realpath(images_root), path) or (links and linked):
+        return Path(path)
+    if linked:
+        how, do = "leads by a symbolic link out of", "put the file into it, or allow links (bye clean --follow-links)"
+    elif os.path.isabs(image):
+        how, do = "is absolute and not in", "put the file into it, and give its path from there"
+    else:
+        how, do = "leads out of", "put the file into it"
+    raise SampleError("image outside", f"image path {cut(repr(image))} {how} the image folder {images_root}; {do}")
+
+
+def _inside(root, path):
+    return os.path.commonpath([root, path]) == root
 
 
 def check_image(path):
@@ -86,13 +96,14 @@ def image_sizes(images_root, samples):
     for sample in samples:
         if sample["image"] not in known:
             try:
-                known[sample["image"]] = _upright_size(image_path(images_root, sample["image"]))
+                known[sample["image"]] = upright_size(image_path(images_root, sample["image"]))
             except ByeError as error:
                 raise ByeError(f"sample {str(sample['id'])!r}: {error}") from error.__cause__
     return [known[sample["image"]] for sample in samples]
 
 
-def _upright_size(path):
+def upright_size(path):
+    """Return (height, width) of the image at `path` as `load_rgb` gives it, mostly from the header alone."""
     with _opened(path) as image, _quiet():
         try:
             sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
@@ -130,7 +141,9 @@ def _opened(path):
         with _quiet():
             image = Image.open(path, formats=FORMATS)
     except FileNotFoundError:
-        raise ByeError(f"image {cut(path)} does not exist; check the path and the image folder{_alike(path)}") from None
+        raise SampleError(
+            "missing image", f"image {cut(path)} does not exist; check the path and the image folder{_alike(path)}"
+        ) from None
     except Image.UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise ByeError(f"image {path} is damaged or in an unknown format; replace it by one of {known}") from None

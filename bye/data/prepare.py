@@ -1,40 +1,62 @@
 """From a dataset's official layout, or a user's file, to train.json and test.json."""
 
+import sys
 from pathlib import Path
 
+from bye.data.check import check_entries, checked_samples, stopping, write_unjudged
+from bye.data.findings import DROP, count_kinds, stop_for
 from bye.data.layout import draw
-from bye.data.samples import validate_samples, write_samples
-from bye.errors import ByeError
+from bye.data.samples import write_samples
+from bye.errors import ByeError, counted
 from bye.registry import find
 
 
-def prepare(format, root, n_train, n_test, seed, out_dir, **settings):
-    """Write out_dir/train.json and out_dir/test.json, image paths relative to `root`; return their sizes.
+def prepare(format, root, n_train, n_test, seed, out_dir, headers=False, unjudged=None, **settings):
+    """Write train.json, test.json and unjudged.json to out_dir, image paths relative to `root`; return the sizes.
 
     format: kind of a dataset format, or the path of a .py file; settings: of the format. Of the official training and
     test splits `n_train` and `n_test` samples are drawn by `seed`, None means all (the paper's sizes, Table 4:
     scienceqa 6218/2017, iconqa 10000/6316, flickr30k 10000/1000, rsvqa 10000/10004). A set without splits is divided:
     `n_test` samples (None: none) are drawn and set apart, of the rest `n_train` (None: all) are drawn for training.
-    Every image chosen is decoded once, so that a damaged one stops the run here and not hours later. Raises ByeError,
-    also when more samples are asked for than there are.
+    Every image chosen is decoded once, so that a damaged one stops the run here and not hours later; headers: only
+    their headers are read. unjudged: "drop" or "stop", what becomes of entries of a set without splits that cannot be
+    judged, by default what is usual for their kind; what is left out stands in unjudged.json. Raises ByeError, also
+    when more samples are asked for than there are.
     """
     for what, count, least in (("training", n_train, 1), ("test", n_test, 0)):
         if count is not None and count < least:
             raise ByeError(f"{count} {what} samples are asked for; ask for {least} or more")
     if not Path(root).is_dir():
-        raise ByeError(f"dataset folder {root} does not exist; give the folder of the download")
-    source = str(settings.get("json") or root)
+        raise ByeError(f"dataset folder {root} does not exist; give the folder of the download, or of the images")
+    source, findings = str(settings.get("json") or root), []
     if find("dataset format", format).divided:
-        train = _official(format, root, "train", n_train, seed, settings)
-        test = _official(format, root, "test", n_test, seed, settings)
+        train = _official(format, root, "train", n_train, seed, settings, headers)
+        test = _official(format, root, "test", n_test, seed, settings, headers)
     else:
-        samples = load_split(format, root, None, seed, settings)
-        validate_samples(samples, source, root, decode=True)
-        train, test = _divided(samples, n_train, n_test, seed, source)
+        checked = check_entries(load_split(format, root, None, seed, settings), root, decode=not headers)
+        stop_for(stopping(checked.findings, unjudged), source, checked.n_entries)
+        findings = checked.findings
+        train, test = _divided(judged(checked, source), n_train, n_test, seed, source)
+    if findings:
+        print(
+            f"prepare: {len(findings)} of {checked.n_entries} entries left out: {count_kinds(findings)}",
+            file=sys.stderr,
+        )
     like = settings.get("json") if not find("dataset format", format).divided else None
     write_samples(Path(out_dir) / "train.json", train, like)
     write_samples(Path(out_dir) / "test.json", test, like)
+    write_unjudged(Path(out_dir) / "unjudged.json", findings, DROP)
     return len(train), len(test)
+
+
+def judged(checked, source):
+    """Return the samples of what is Checked. Raises ByeError where there are none, saying why."""
+    if not checked.n_entries:
+        raise ByeError(f"{source} has no samples; give a file with at least one")
+    if not checked.samples:
+        found = count_kinds(checked.findings)
+        raise ByeError(f"{source}: none of its {counted(checked.n_entries, 'sample')} can be judged: {found}")
+    return checked.samples
 
 
 def check_folder(format, root, settings=()):
@@ -55,7 +77,7 @@ def check_folder(format, root, settings=()):
 def load_split(format, root, split, seed, settings=()):
     """Return all samples of an official split, "train" or "test", as they stand there, images unchecked.
 
-    Of a set without splits, `split` is None, and they are all that it has.
+    Of a set without splits, `split` is None, and they are all that it has, in one of the forms of `bye.data.forms`.
     """
     method = find("dataset format", format)
     return method.bind("load", _of(method, settings), seed=seed)(root, split)
@@ -66,13 +88,11 @@ def _of(method, settings):
     return {name: value for name, value in dict(settings).items() if name in method.settings}
 
 
-def _official(format, root, split, count, seed, settings):
+def _official(format, root, split, count, seed, settings, headers):
     """Return the drawn and checked samples of one official split."""
     what = f"{split} samples of {format} in {root}"
     samples = draw(load_split(format, root, split, seed, settings), count, seed, what)
-    if count != 0:
-        validate_samples(samples, what, root, decode=True)
-    return samples
+    return samples if count == 0 else checked_samples(samples, what, root, decode=not headers)
 
 
 def _divided(samples, n_train, n_test, seed, source):

@@ -1,6 +1,6 @@
 """Stages that bring datasets into the form of samples files."""
 
-from bye.stages.options import SEED, may, need, stage
+from bye.stages.options import SEED, UNJUDGED, may, need, stage, switch
 
 
 @stage(
@@ -36,13 +36,15 @@ def fetch(format, out):
     need("--root", "root of the official download; the image folder for llava"),
     may("--train", None, "training samples to draw (default: all)", type=int),
     may("--test", None, "test samples to draw (default: all; none for llava)", type=int),
+    switch("--headers", False, "look at the headers of images only, and do not decode each once"),
+    may("--unjudged", None, UNJUDGED, choices=("drop", "stop")),
     SEED,
-    need("--out", "folder for train.json and test.json"),
+    need("--out", "folder for train.json, test.json and unjudged.json"),
     methods=(("format", "dataset format"),),
 )
-def prepare(format, root, train, test, seed, out, **settings):
+def prepare(format, root, train, test, headers, unjudged, seed, out, **settings):
     """Turn a dataset into samples files, every sample and image checked."""
     from bye.data.prepare import prepare
 
-    n_train, n_test = prepare(format, root, train, test, seed, out, **settings)
+    n_train, n_test = prepare(format, root, train, test, seed, out, headers, unjudged, **settings)
     print(f"prepare: {n_train} training and {n_test} test samples in {out}")

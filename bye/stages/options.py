@@ -69,6 +69,10 @@ FAMILY = may(
     None,
     "kind of the checkpoint's family, or the path of a .py file (default: whichever it is)",
 )
+UNJUDGED = (
+    "what becomes of entries that cannot be judged (default: those whose image is missing or unreadable, or that are "
+    "malformed, stop; those without an image, with several, or longer than the model takes do not)"
+)
 QUANTIZATION = may("--quantization", None, "4bit: the base model in 4 bits (NF4), as in QLoRA", choices=("4bit",))
 ADAPTER = need("--adapter", "folder that finetune wrote")
 LABELS = need("--labels", "ground truth")

@@ -2,16 +2,23 @@
 
 import sys
 
-from bye.stages.options import CONFIGFILES, IMAGES, SEED, THREADS, may, need, stage, switch
+from bye.stages.options import CONFIGFILES, IMAGES, SEED, THREADS, UNJUDGED, may, need, stage, switch
 
 
 @stage(
     "clean",
     need("--model", "key of a model in config.yaml or --configfile, or a model folder"),
     may("--configfile", None, "YAML file whose section models is used in place of config.yaml's", type=str),
-    need("--data", "your samples file, JSON or JSON lines in LLaVA form"),
+    need("--data", "your samples file: JSON, JSON lines or Parquet, in the form of LLaVA, OpenAI, TRL or ms-swift"),
     IMAGES,
-    need("--out", "folder for kept, dropped, summary.txt and the evidence (layers.csv, entropy.png)"),
+    need("--out", "folder for kept, dropped, summary.txt and the evidence"),
+    may("--unjudged", None, UNJUDGED, choices=("keep", "drop", "stop")),
+    switch(
+        "--follow-links",
+        False,
+        "read images through symbolic links in the image folder that lead out of it: whoever made the links chooses "
+        "which files of this machine are opened as images",
+    ),
     may("--kind", "bye", "kind of detector, or the path of a .py file"),
     SEED,
     may("--cores", None, "cores to use (default: all, or what the profile says)", type=int),

@@ -1,36 +1,55 @@
 """`bye clean`: take the suspicious samples out of a training file, by the workflow's own rules.
 
-The command writes a configuration with the user's file as its one dataset into OUT/work, has Snakemake make that cell
-there, and copies what matters to OUT. Snakemake's records stay in OUT/work: a killed run goes on where it was, and a
-finished one does nothing.
+The command looks at every entry of the file, writes those that can be judged and a configuration with them as its one
+dataset into OUT/work, has Snakemake make that cell there, and gives the file back in OUT in two parts. Snakemake's
+records stay in OUT/work: a killed run goes on where it was, and a finished one does nothing.
 """
 
 import os
-from collections import Counter
 from pathlib import Path
 
 import yaml
 
-from bye.config import find_model, read_yaml
-from bye.data.samples import answer_of, read_samples
+from bye.config import find_model, is_built, read_yaml
+from bye.data.check import check_entries, stopping, text_problems, write_unjudged
+from bye.data.entries import EntryFile
+from bye.data.findings import count_kinds, stop_for
+from bye.data.images import image_path
+from bye.data.prepare import judged
+from bye.data.samples import write_samples
 from bye.errors import ByeError, counted
-from bye.files import read_csv, read_json, write_bytes, write_text
+from bye.files import read_json, write_bytes, write_text
 from bye.registry import find, kinds
 from bye.tools.configuration import find_workflow
 from bye.tools.making import find_profile, make
+from bye.tools.outcome import read_outcome, summarise, write_outcome
 
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "detector"
 EVIDENCE = {"layers.csv", "entropy.png"}  # of BYE
-CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
 
 
-def clean(model, data, images, out, seed=0, cores=None, configfile=None, profile=None, kind="bye", **settings):
+def clean(
+    model,
+    data,
+    images,
+    out,
+    seed=0,
+    cores=None,
+    configfile=None,
+    profile=None,
+    unjudged=None,
+    follow_links=False,
+    kind="bye",
+    **settings,
+):
     """Write kept, dropped, summary.txt and the detector's evidence for the samples file `data` to the folder `out`.
 
     model: a key of the section models in config.yaml or `configfile`, or a folder with a checkpoint of a family known
     there, whose training settings it then gets; images: the folder that image paths start from. kept and dropped have
-    the form of `data`, JSON or JSON lines. kind: the detector, with its settings; BYE's evidence are layers.csv and
+    the form of `data`, each entry byte for byte as it was. unjudged: "keep", "drop" or "stop", what becomes of entries
+    that cannot be judged, by default what is usual for their kind (`bye.data.findings`); follow_links: what is linked
+    in `images` is in it, wherever it lies. kind: the detector, with its settings; BYE's evidence are layers.csv and
     entropy.png. profile: of Snakemake, for a cluster; without one jobs run here, whatever the user's own Snakemake is
     set up to do. Returns the summary. Raises ByeError, for bad input before anything is trained.
     """
@@ -38,78 +57,89 @@ def clean(model, data, images, out, seed=0, cores=None, configfile=None, profile
 
     root, method = find_workflow(), _detector(kind, settings)
     profile = None if profile is None else find_profile(root, profile)
-    samples = read_samples(data, images_root=images)
-    if len(samples) < MIN_SAMPLES:
-        raise ByeError(f"{data} has {counted(len(samples), 'sample')}; the detector needs {MIN_SAMPLES} or more")
+    file = EntryFile(data)
     data, images, out = (Path(path).expanduser().resolve() for path in (data, images, out))
     for path in (data, images, out):
         if set("{}") & set(str(path)):
             raise ByeError(f"{path} has a brace in its name, which the workflow reads as a placeholder; rename it")
-    work = out / "work"
-    names = {"kept.json": f"kept{_suffix(data)}", "dropped.json": f"dropped{_suffix(data)}"}
-    names |= {name: name for name in (*method.writes, *(["entropy.png"] if kind == "bye" else []))}
-    if images == out or data in [out / name for name in names.values()] or data.is_relative_to(work):
+    work, suffix = out / "work", data.suffix.lower() or file.suffix
+    evidence = [*method.writes, *(["entropy.png"] if kind == "bye" else [])]
+    written = [f"kept{suffix}", f"dropped{suffix}", "unjudged.json", "entries.csv", "summary.txt", *evidence]
+    if images == out or data in [out / name for name in written] or data.is_relative_to(work):
         raise ByeError(f"a result in {out} could take the place of a file of {data} or {images}; choose another --out")
     key, model = _model(root, configfile, model)
+
+    checked = look_at(file, images, model, out, unjudged, follow_links)
+    if len(checked.samples) < MIN_SAMPLES:
+        found = counted(len(checked.samples), "sample")
+        left = f" that can be judged, beside {count_kinds(checked.findings)}" if checked.findings else ""
+        raise ByeError(f"{data} has {found}{left}; the detector needs {MIN_SAMPLES} or more")
+    folder = _follow(checked, images) if follow_links else images
     config = {
         "seeds": [seed],
         "models": {key: model},
-        "datasets": {DATASET: {"format": "llava", "json": str(data), "images": str(images)}},
+        "datasets": {DATASET: {"format": "llava", "json": "samples.json", "images": str(folder), "headers": True}},
         "attacks": {},
         "defences": {"vanilla": {"kind": "none"}, DEFENCE: {"kind": _absolute(kind), **settings}},
     }
-    text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
-    write_text(work / "config.yaml", text)
+    _write_new(work / "samples.json", lambda path: write_samples(path, checked.samples))
+    write_text(work / "config.yaml", yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
 
     cell = work / "results" / key / DATASET / "none" / f"s{seed}" / DEFENCE
-    print(f"bye clean: {len(samples)} samples; work and logs are in {work}", flush=True)
-    make(root, work, [os.path.relpath(cell / name, work) for name in names], cores, profile)
-    for name in EVIDENCE - set(names):
+    print(f"bye clean: {len(checked.samples)} samples to look at; work and logs are in {work}", flush=True)
+    targets = ["kept.json", "dropped.json", *evidence]
+    make(root, work, [os.path.relpath(cell / name, work) for name in targets], cores, profile)
+    for name in EVIDENCE - set(evidence):
         (out / name).unlink(missing_ok=True)  # of another detector, by an earlier run
-    for name, copy in names.items():
-        write_bytes(out / copy, (cell / name).read_bytes())
-    summary = summarise(cell, len(samples), out, method.writes, method.fill(settings).get("tau"))
+    for name in evidence:
+        write_bytes(out / name, (cell / name).read_bytes())
+    outcome = read_outcome(file, checked, unjudged, cell)
+    write_outcome(outcome, out, f"kept{suffix}", f"dropped{suffix}")
+    layers = cell / "layers.csv" if "layers.csv" in method.writes else None
+    summary = summarise(outcome, out, layers, method.fill(settings).get("tau"))
     write_text(out / "summary.txt", summary + "\n")
     print(summary)
     return summary
 
 
-def summarise(cell, n_samples, out, evidence=(), tau=None):
-    """Return what was dropped, by which layers where there are such, and whether one answer stands out there as a
-    target would.
+def look_at(file, images, model, out, unjudged, follow_links):
+    """Return what is Checked of the whole file: forms, images, and whether the texts fit the model.
 
-    Or that nothing was. More than CAUTION of the samples is hardly poison, and said so. evidence: files that the
-    detector writes; tau: BYE's threshold.
+    Raises ByeError where there is something that is to stop the run; all of it then stands in OUT/unjudged.json.
     """
-    dropped, place = read_samples(cell / "dropped.json", validate=False), ""
-    if "layers.csv" in evidence:
-        layers = read_csv(cell / "layers.csv")
-        sensitive = [layer["layer"] for layer in layers if layer["sensitive"] == "true"]
-        if not sensitive:
-            needed = "" if tau is None else f" (threshold {tau:g})"
-            kept = f"nothing was dropped; all {n_samples} samples are in {out}"
-            return f"bye clean: no sensitive layer found{needed}, so {kept}"
-        which = "layer" if len(sensitive) == 1 else "layers"
-        place = f", by their attention in {which} {', '.join(sensitive)} of {len(layers)}"
-    share = len(dropped) / n_samples
-    summary = (
-        f"bye clean: {len(dropped)} of {n_samples} samples dropped ({share:.1%}){place}; what was kept and "
-        f"dropped is in {out}"
-    )
-    if dropped:
-        kept = Counter(map(answer_of, read_samples(cell / "kept.json", validate=False)))
-        [(answer, count)] = Counter(map(answer_of, dropped)).most_common(1)
-        short = f"{answer[:60]}..." if len(answer) > 60 else answer
-        summary += (
-            f"\nbye clean: the most common answer among them is {short!r}: {count / len(dropped):.1%} of what was "
-            f"dropped and {kept[answer] / max(1, kept.total()):.1%} of what was kept"
-        )
-    if share > CAUTION:
-        summary += (
-            "\nbye clean: caution, that is more than poison ever is; the two modes may be two kinds of questions or "
-            "images. Look at entropy.png and at the answers in dropped before you train on the rest"
-        )
-    return summary
+    from bye.models import load_model
+
+    print(f"bye clean: looking at {file.path}, its images and its texts", flush=True)
+    checked = check_entries(file, images, decode=True, links=follow_links, jobs=os.cpu_count())
+    if checked.samples and (os.path.isdir(model["path"]) or not is_built(model["path"])):
+        family = load_model(model["path"], expected=model["family"], weights=False)
+        checked.leave_out(text_problems(checked, family))
+    stops = stopping(checked.findings, unjudged)
+    if stops:
+        write_unjudged(out / "unjudged.json", checked.findings, unjudged)
+        remedy = "mend them, or say by --unjudged keep or --unjudged drop what becomes of them"
+        stop_for(stops, file.path, checked.n_entries, remedy, out / "unjudged.json")
+    judged(checked, file.path)
+    return checked
+
+
+def _follow(checked, images):
+    """Name the images by where they really are; return the folder that these names start from."""
+    paths = [image_path(images, sample["image"], links=True) for sample in checked.samples]
+    folder = os.path.commonpath([os.path.realpath(images), *{path.parent for path in paths}])
+    for sample, path in zip(checked.samples, paths, strict=True):
+        sample["image"] = os.path.relpath(path, folder)
+    return folder
+
+
+def _write_new(path, write):
+    """Write a file, unless it is there with the same content: what was made of it then is not made again."""
+    new = path.with_name(f"new {path.name}")
+    write(new)
+    if path.is_file() and path.read_bytes() == new.read_bytes():
+        new.unlink()
+    else:
+        os.replace(new, path)
 
 
 def _detector(kind, settings):
@@ -177,7 +207,3 @@ def _family(path):
     if model_type not in kinds("family"):
         raise ByeError(f"{config}: model_type {model_type!r} is not one of {', '.join(kinds('family'))}")
     return model_type
-
-
-def _suffix(data):
-    return ".jsonl" if data.suffix.lower() == ".jsonl" else ".json"

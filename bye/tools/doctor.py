@@ -11,9 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bye import config as settings
+from bye.data.check import check_entries, stopping, text_problems
+from bye.data.findings import count_kinds, stop_for
 from bye.data.images import load_image
-from bye.data.prepare import load_split
-from bye.data.samples import id_of, turns_of, validate_samples
+from bye.data.prepare import judged, load_split
+from bye.data.samples import id_of, turns_of
 from bye.errors import ByeError
 from bye.files import read_json
 from bye.machine import hub
@@ -87,8 +89,11 @@ def doctor(configfile=(), models=(), datasets=(), rates=None, price=None):
         device, achieved = find_device(model["resources"]["gpu"] > 0), measured["rates"].get(key, {})
         if achieved:
             device = Device(measured["device"], measured["memory"], device.rate, measured["bytes"])
-        for dataset, (sample, size, entry) in data.items():
+        for dataset, (sample, size, entry, checked) in data.items():
             with report.checking(f"{key} on {dataset}"):
+                if checked is not None:
+                    unfit = checked.findings_of(text_problems(checked, found[0]))
+                    stop_for(unfit, f"dataset {dataset}", checked.n_entries)
                 counts = show_prompt(report, f"{key} on {dataset}", found[0], sample, size)
                 pair = check_budget(report, key, dataset, config, entry, found, counts, device, achieved)
                 seconds[key, dataset] = pair
@@ -117,8 +122,9 @@ def read_rates(path):
 
 def check_dataset(report, key, config):
     """Check one dataset entry; return (a sample, EXAMPLE where there is none yet; its image's size; the entry with
-    its numbers)."""
+    its numbers; what is Checked of a file of the user's, or None)."""
     what, entry, sample, size = f"dataset {key}", config["datasets"][key], EXAMPLE, EXAMPLE_SIZE
+    checked = None
     entry = {**entry, "train": entry["train"] or 0, "test": entry["test"] or 0}
     asked = f"{entry['train'] or 'all'} training and {entry['test'] or 'no'} test samples"
     with report.checking(what):
@@ -127,12 +133,16 @@ def check_dataset(report, key, config):
         if not method.divided:
             root = entry[method.root]
             source = entry.get("json") or root
-            samples = load_split(entry["format"], root, None, config["seeds"][0], entry)
-            validate_samples(samples, source, root)
+            entries = load_split(entry["format"], root, None, config["seeds"][0], entry)
+            checked = check_entries(entries, root, decode=not entry["headers"], jobs=os.cpu_count())
+            stop_for(stopping(checked.findings, entry["unjudged"]), source, checked.n_entries)
+            samples = judged(checked, source)
             if max(1, entry["train"]) + entry["test"] > len(samples):
                 raise ByeError(f"{asked} are asked for, and {source} has {len(samples)}; ask for fewer")
             entry["train"] = entry["train"] or len(samples) - entry["test"]
             report.ok(what, f"{asked}, of {len(samples)} in {source}")
+            if checked.findings:
+                report.note(f"left out: {count_kinds(checked.findings)}")
             sample, size = show_sample(report, what, samples[0], root)
         elif settings.is_downloaded(entry) and not os.path.isdir(entry["root"]):
             report.ok(what, f"{asked}; the rule fetch downloads it to {entry['root']}")
@@ -141,7 +151,7 @@ def check_dataset(report, key, config):
         else:
             report.ok(what, f"{asked}; the rule mini_data generates them, one like them is drawn here")
             sample, size = drawn_sample(report, what, entry["format"], config["mini_seed"])
-    return sample, size, entry
+    return sample, size, entry, checked
 
 
 def official_sample(report, what, asked, entry, raw, seed):

@@ -25,7 +25,8 @@ class Options:
     def prepare(self, wildcards):
         """Return the options of `prepare`."""
         dataset, settings = self.config["datasets"][wildcards.dataset], self.files.format(wildcards.dataset).settings
-        return as_options({name: dataset.get(name) for name in ("format", *settings, "train", "test")})
+        names = ("format", *settings, "train", "test", "unjudged")
+        return as_options({**{name: dataset.get(name) for name in names}, "headers": dataset["headers"] or None})
 
     def poison(self, wildcards):
         """Return the options of `poison`."""

@@ -1,0 +1,300 @@
+"""The forms that samples are written in, and how each becomes a sample of the suite (`bye.data.samples`).
+
+- LLaVA and ShareGPT: `conversations`, a list of {"from", "value"}, and `image` or `images`.
+- OpenAI and TRL: `messages`, a list of {"role", "content"}, the content a text or a list of parts, images in the parts
+  or beside in `images`.
+- ms-swift: `query`, `response`, perhaps `history`, and `images`.
+
+Names of turns and of keys may be mixed. A `system` turn or key comes first. A model's turn before the first question is
+left out, as LLaVA's own reader does, and so is a last question without an answer.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from bye.data.entries import SHORT, Broken
+from bye.data.samples import PLACEHOLDER, without_placeholder
+from bye.errors import SampleError, cut
+
+ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "model": "gpt", "system": "system"}
+TURN_KEYS = ("conversations", "messages")
+# Base64 in place of a path: longer than a file name can be, or starting as PNG, JPEG, GIF, WEBP and BMP do.
+BASE64 = re.compile(r"[\w+/\s-]{256,}|(iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[01])[\w+/\s-]{59,}", re.ASCII)
+ELSEWHERE = re.compile(r"(?!file:)[a-zA-Z][\w+.-]+://")  # an address on the web
+OTHER_MEDIA = ("video", "videos", "audio", "audios")
+FORMS = {
+    "conversations": "conversations and image (LLaVA, ShareGPT)",
+    "messages": "messages and images (OpenAI, TRL)",
+    "query": "query, response and images (ms-swift)",
+}
+# Keys of forms that are not read, and the read form that is closest.
+ALIKE = {
+    **dict.fromkeys(("conversation", "dialog", "dialogue", "turns", "text", "texts", "caption"), "conversations"),
+    **dict.fromkeys(("chat", "prompt", "completion", "chosen", "rejected"), "messages"),
+    **dict.fromkeys(("question", "answer", "instruction", "input", "output", "problem", "solution"), "query"),
+}
+LEADING, UNANSWERED = "begin with an answer, which was left out", "end with a question without answer, left out"
+
+
+@dataclass
+class Turns:
+    """What an entry says: [(role, text), ...] with the roles human and gpt, the system's text, the images shown.
+
+    shown: [(turn from 0, "mark" or the path), ...]: an image stands there, by a placeholder or a part of the content.
+    """
+
+    said: list = field(default_factory=list)
+    system: str | None = None
+    shown: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+
+
+def to_sample(entry):
+    """Return (sample, notes) of one entry, in whichever form: its id as it is or None; images are not looked at.
+
+    An entry that is a sample of the suite already comes back as it is. notes: what was left out, in words of LEADING
+    and UNANSWERED. Raises SampleError.
+    """
+    if isinstance(entry, Broken):
+        raise SampleError("malformed", entry.text)
+    if not isinstance(entry, dict):
+        raise SampleError("malformed", "a sample must be a JSON object with an image and a conversation")
+    key = _form(entry)
+    try:
+        turns = _from_query(entry) if key == "query" else _from_list(entry[key], key)
+    except SampleError as problem:
+        if problem.kind == "malformed" and "image" not in str(entry):  # nobody looks at its text
+            raise SampleError("no image", "it has no image") from None
+        raise
+    image = _image(entry, turns)
+    if turns.system is None and isinstance(entry.get("system"), str):
+        turns.system = entry["system"]
+    _check_turns(turns)
+    sample = _assemble(entry, key, image, turns)
+    if not _encodable(sample):
+        raise SampleError(
+            "malformed",
+            "its text has half a surrogate pair (\\ud800 to \\udfff alone), which is no character; mend the text",
+        )
+    return sample, turns.notes
+
+
+def problem_of(entry):
+    """Return what is wrong with an entry, its image file aside, or None."""
+    try:
+        to_sample(entry)
+    except SampleError as error:
+        return str(error)
+    return None
+
+
+def given_id(entry):
+    """Return the id that an entry has, as a text, or None."""
+    found = entry.get("id") if isinstance(entry, dict) else None
+    usable = isinstance(found, str | int | float) and not isinstance(found, bool) and found != ""
+    return str(found) if usable else None
+
+
+def _form(entry):
+    """The key by which the form of an entry is known."""
+    for key in TURN_KEYS:
+        if entry.get(key) is not None:
+            return key
+    if "query" in entry and "response" in entry:
+        return "query"
+    closest = next((ALIKE[key] for key in entry if key in ALIKE), None)
+    if closest is None:
+        near = [found for key in entry for found in get_close_matches(str(key), [*FORMS, *ALIKE], 1, 0.75)]
+        closest = next((ALIKE.get(key, key) for key in near), None)
+    if closest is None and set(entry) <= {"id", "image", "images"}:
+        raise SampleError("malformed", "it has no conversation; give it a key `conversations`")
+    keys = cut(", ".join(map(str, entry)) or "none", SHORT)
+    raise SampleError(
+        "unknown form",
+        f"its keys are {keys}, a form that is not read; the closest is {FORMS[closest or 'conversations']}",
+    )
+
+
+# ---- turns -----------------------------------------------------------------------------------------------------------
+
+
+def _from_list(listed, key):
+    """The Turns of a list of turns. Raises SampleError for a turn that is none."""
+    turns = Turns()
+    if not isinstance(listed, list) or not listed:
+        raise SampleError("malformed", f"`{key}` must be a list of pairs, a human turn and then a gpt turn")
+    for number, turn in enumerate(listed, start=1):
+        named = turn.get("from", turn.get("role")) if isinstance(turn, dict) else turn
+        role = ROLES.get(named) if isinstance(named, str) else None
+        if not isinstance(turn, dict) or role is None:
+            shown = cut(repr(named), SHORT)
+            raise SampleError("malformed", f"turn {number} must be from {_expected(turns)}, not {shown}; {_ORDER}")
+        content = turn.get("value", turn.get("content"))
+        text, shown = _content(content, number)
+        if role == "system":
+            if turns.said or turns.system is not None:
+                raise SampleError("malformed", f"turn {number} is a system turn, which may stand first alone")
+            turns.system = text
+            continue
+        if role == "gpt" and not turns.said and LEADING not in turns.notes:
+            turns.notes.append(LEADING)
+            continue
+        if role != ("gpt" if len(turns.said) % 2 else "human"):
+            raise SampleError("malformed", f"turn {number} must be from {_expected(turns)}, not {named!r}; {_ORDER}")
+        turns.shown += [(len(turns.said), each) for each in shown]
+        turns.said.append((role, text))
+    return turns
+
+
+_ORDER = "turns go human, gpt, human, gpt"
+
+
+def _expected(turns):
+    return repr("gpt" if len(turns.said) % 2 else "human")
+
+
+def _content(content, number):
+    """Return (text, images) of a turn's content: a text with placeholders, or a list of parts."""
+    if isinstance(content, str):
+        return content, ["mark"] * content.count(PLACEHOLDER)
+    if not isinstance(content, list):
+        raise SampleError("malformed", f"turn {number} has no text; its `value` must be a string")
+    texts, shown = [], []
+    for part in content:
+        part = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else part
+        kind = part.get("type") if isinstance(part, dict) else "text"
+        if kind == "text" and isinstance(part, dict) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif isinstance(part, str):
+            texts.append(part)
+        elif kind in ("image", "image_url", "input_image"):
+            shown.append(next((part[key] for key in ("image", "image_url", "path", "url") if part.get(key)), "mark"))
+        elif isinstance(kind, str) and kind.split("_")[0] in OTHER_MEDIA:
+            raise SampleError("video", f"turn {number} shows a {kind}")
+        else:
+            raise SampleError(
+                "malformed", f"turn {number} has a part of type {cut(repr(kind), SHORT)}; give text or images"
+            )
+    return "".join(texts), shown
+
+
+def _from_query(entry):
+    """The Turns of an entry with query, response and perhaps history."""
+    history = entry.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise SampleError("malformed", "`history` must be a list of pairs, a query and its response")
+    turns = Turns()
+    for text in [*(text for pair in history for text in pair), entry["query"], entry["response"]]:
+        if not isinstance(text, str):
+            raise SampleError("malformed", "`query`, `response` and the pairs of `history` must be texts")
+        turns.shown += [(len(turns.said), "mark")] * text.count(PLACEHOLDER)
+        turns.said.append(("gpt" if len(turns.said) % 2 else "human", text))
+    return turns
+
+
+def _check_turns(turns):
+    """Raise SampleError unless questions and answers go in pairs, none empty but a first question on the image."""
+    if turns.said and turns.said[-1][0] == "human" and len(turns.said) > 1:
+        turns.said.pop()
+        turns.notes.append(UNANSWERED)
+    if len(turns.said) < 2:
+        raise SampleError("malformed", "its conversation must be a list of pairs, a human turn and then a gpt turn")
+    for place, (role, text) in enumerate(turns.said):
+        if place and not text.strip():
+            what = "question" if role == "human" else "answer"
+            raise SampleError("malformed", f"turn {place + 1} is an empty {what}; fill it in or drop the sample")
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def _image(entry, turns):
+    """Return the path of an entry's one image. Raises SampleError where it has none, several, or something else."""
+    for name in OTHER_MEDIA:
+        if entry.get(name):
+            raise SampleError("video", f"it has {name}")
+    marks = [place for place, image in turns.shown if isinstance(image, str) and image == "mark"]
+    inside = [(place, _path(image)) for place, image in turns.shown if image != "mark"]
+    beside = [path for key in ("image", "images") for path in _paths(entry.get(key))]
+    if entry.get("image") and entry.get("images") and len(set(beside)) == 1:
+        beside = beside[:1]  # both keys name the same
+    paths = [path for _, path in inside] + beside
+    if not paths:
+        raise SampleError("no image", f"it has no image{', although its text shows one' if marks else ''}")
+    if len(paths) > 1:
+        raise SampleError("several images", f"it has {len(paths)} images, and attention to one is looked at")
+    if len(marks) > 1 or (marks and inside):
+        raise SampleError("malformed", f"it has {len(marks) + len(inside)} {PLACEHOLDER} placeholders and one image")
+    place = marks[0] if marks else inside[0][0] if inside else 0
+    if place % 2:
+        raise SampleError("malformed", f"{PLACEHOLDER} stands in an answer; it may stand once, in the first question")
+    if place:
+        raise SampleError(
+            "image in a later turn", f"its image stands in question {place // 2 + 1}, and not in the first"
+        )
+    return paths[0]
+
+
+def _paths(value):
+    """The paths that `image` or `images` gives: of nothing, a text, or a list."""
+    if value is None or value == "" or value == []:
+        return []
+    return [_path(each) for each in value] if isinstance(value, list) else [_path(value)]
+
+
+def _path(value):
+    """The path that one image is given by: as a text, or in an object as datasets of images and messages have them."""
+    if isinstance(value, dict):
+        if value.get("bytes") is not None:
+            raise SampleError("no file", f"its image is in the file itself ({len(value['bytes'])} bytes)")
+        value = next((value[key] for key in ("path", "image", "url", "file_name") if value.get(key)), value)
+    if not isinstance(value, str) or not value:
+        raise SampleError(
+            "malformed", f"`image` must be the path of an image, as a string, not {cut(repr(value), SHORT)}"
+        )
+    if value.startswith("data:") or BASE64.fullmatch(value.rstrip("=\n")):
+        raise SampleError(
+            "no file",
+            f"`image` is an image itself, as base64 text ({len(value)} characters), and not the path of one; write it "
+            "to a file in the image folder and give its path there",
+        )
+    if ELSEWHERE.match(value):
+        raise SampleError("no file", f"its image is at {cut(value, SHORT)}; download it to the image folder")
+    return value.removeprefix("file://")
+
+
+# ---- the sample ------------------------------------------------------------------------------------------------------
+
+
+def _assemble(entry, key, image, turns):
+    """A sample with the keys of the entry, in their order, its turns and its image as the suite has them."""
+    (role, first), *rest = turns.said
+    if PLACEHOLDER in without_placeholder(first):  # LLaVA's own reader moves it to the front
+        first = f"{PLACEHOLDER}\n{first.replace(PLACEHOLDER, '').strip()}"
+    said = [(role, first), *rest]
+    listed = entry[key]
+    if key != "conversations" or [(turn.get("from"), turn.get("value")) for turn in listed] != said:
+        listed = [{"from": role, "value": text} for role, text in said]
+    own = {"conversations": listed, "image": image}
+    if turns.system and turns.system.strip():
+        own["system"] = turns.system
+    names = {"messages": "conversations", "query": "conversations", "images": "image"}
+    left_out = {"system", *(["response", "history"] if key == "query" else [])}
+    sample = {} if "id" in entry else {"id": None}
+    for name, value in entry.items():
+        name = names.get(name, name)
+        if name in own:
+            sample[name] = own[name]
+        elif name not in left_out:
+            sample[name] = value
+    return sample | own
+
+
+def _encodable(sample):
+    try:
+        json.dumps(sample, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,144 @@
+"""What `bye clean` gives back: the user's file in two parts, what became of each entry and why, and a summary."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from bye.data.check import Checked, write_unjudged
+from bye.data.entries import EntryFile
+from bye.data.findings import DROP, KINDS, fate
+from bye.data.samples import turns_of
+from bye.errors import counted
+from bye.files import read_csv, write_csv
+from bye.flags import read_flags
+
+CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
+SHORT = 60  # characters of an answer in the summary
+ENTRIES = ("entry", "id", "then", "judged", "score", "p_low", "answer", "text", "reason")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found in a file.
+
+    file: the EntryFile; checked: what it holds; policy: what becomes of entries that were not judged, or None for what
+    is usual; flags: of the checked samples, as `read_flags` gives them.
+    """
+
+    file: EntryFile
+    checked: Checked
+    policy: str | None
+    flags: dict
+
+    def kept(self):
+        """Whether each entry of the file is kept, in order."""
+        kept = [True] * self.checked.n_entries
+        for number, flagged in zip(self.checked.numbers, self.flags["flagged"], strict=True):
+            kept[number - 1] = not flagged
+        for finding in self.checked.findings:
+            kept[finding.number - 1] = fate(finding, self.policy) != DROP
+        return kept
+
+    def suspects(self):
+        """The answer of each sample that its score is of: [(number from 1, text), ...]."""
+        places = zip(self.checked.samples, self.flags["answer"], strict=True)
+        return [(place + 1, turns_of(sample)[place][1]) for sample, place in places]
+
+
+def read_outcome(file, checked, policy, cell):
+    """Return the Outcome of a cell whose training samples are the checked ones."""
+    return Outcome(file, checked, policy, read_flags(cell / "flags.parquet"))
+
+
+def write_outcome(outcome, out, kept, dropped):
+    """Write the two parts under these names, unjudged.json and entries.csv to the folder `out`."""
+    wanted = outcome.kept()
+    outcome.file.copy(out / kept, wanted)
+    outcome.file.copy(out / dropped, [not keep for keep in wanted])
+    write_unjudged(out / "unjudged.json", outcome.checked.findings, outcome.policy)
+    write_csv(out / "entries.csv", _rows(outcome), ENTRIES)
+
+
+def _rows(outcome):
+    """A row for each entry of the file, in order: what became of it, and why."""
+    checked, flags, rows = outcome.checked, outcome.flags, []
+    for place, (number, (answer, text)) in enumerate(zip(checked.numbers, outcome.suspects(), strict=True)):
+        row = {"entry": number, "id": checked.given[place], "judged": "true", "answer": answer, "text": text}
+        row |= {"then": "dropped" if flags["flagged"][place] else "kept", "reason": flags["reason"][place]}
+        rows.append(row | {name: _number(flags[name][place]) for name in ("score", "p_low")})
+    for finding in checked.findings:
+        then = "dropped" if fate(finding, outcome.policy) == DROP else "kept"
+        row = {"entry": finding.number, "id": finding.id, "judged": "false", "then": then}
+        rows.append(row | {"reason": f"{finding.kind}: {finding.text}"})
+    return sorted(rows, key=lambda row: row["entry"])
+
+
+def _number(value):
+    return None if value is None or value != value else value
+
+
+def summarise(outcome, out, layers=None, tau=None):
+    """Return what was found, dropped and not looked at, one remark a line.
+
+    Whether one answer stands out as a target would; more than CAUTION of the samples is hardly poison, and said so.
+    layers: path of the layer selection of a detector that makes one; tau: its threshold.
+    """
+    checked, flagged = outcome.checked, outcome.flags["flagged"]
+    n, n_dropped = len(checked.samples), sum(flagged)
+    n_answers = sum(len(sample["conversations"]) // 2 for sample in checked.samples)
+    of_answers = f", with {n_answers} answers" if n_answers > n else ""
+    lines = [f"{n} of {counted(checked.n_entries, 'sample')} in {outcome.file.path} were looked at{of_answers}"]
+    sensitive, place = None, ""
+    if layers is not None:
+        rows = read_csv(layers)
+        sensitive = [row["layer"] for row in rows if row["sensitive"] == "true"]
+        which = "layer" if len(sensitive) == 1 else "layers"
+        place = f", by their attention in {which} {', '.join(sensitive)} of {len(rows)}"
+    if sensitive == []:
+        needed = "" if tau is None else f" (threshold {tau:g})"
+        lines.append(f"no sensitive layer found{needed}, so nothing was dropped of these")
+    else:
+        lines.append(f"{n_dropped} of {n} dropped ({n_dropped / n:.1%}){place}")
+    if n_dropped:
+        lines.append(_common_answer(outcome))
+    if n_dropped > CAUTION * n:
+        lines.append(
+            "caution, that is more than poison ever is; the two modes may be two kinds of questions or images. Look at "
+            "entropy.png and at the answers in dropped before you train on the rest"
+        )
+    lines += _not_looked_at(outcome)
+    lines += [f"{counted(number, 'sample')} {note}" for note, number in sorted(checked.notes.items())]
+    n_kept = sum(outcome.kept())
+    lines.append(f"{n_kept} kept and {checked.n_entries - n_kept} dropped are in {out}; entries.csv says of each why")
+    return "\n".join(f"bye clean: {line}" for line in lines)
+
+
+def _common_answer(outcome):
+    """The most common of the answers that samples were dropped for, and how common it is in what was kept."""
+    flagged, suspects = outcome.flags["flagged"], [text for _, text in outcome.suspects()]
+    [(answer, count)] = Counter(text for text, drop in zip(suspects, flagged, strict=True) if drop).most_common(1)
+    kept = Counter(
+        text
+        for sample, drop in zip(outcome.checked.samples, flagged, strict=True)
+        if not drop
+        for _, text in turns_of(sample)
+    )
+    short = repr(f"{answer[:SHORT]}..." if len(answer) > SHORT else answer)
+    return (
+        f"the most common answer they were dropped for is {short}: {count / sum(flagged):.1%} of what was dropped, and "
+        f"{kept[answer] / max(1, kept.total()):.1%} of the answers that were kept"
+    )
+
+
+def _not_looked_at(outcome):
+    """One line on the entries that were not judged, by kind and by what became of them; none where there are none."""
+    findings = outcome.checked.findings
+    counts = Counter((finding.kind, fate(finding, outcome.policy)) for finding in findings)
+    parts = [
+        f"{counts[kind, then]} {about.what} ({'dropped' if then == DROP else 'kept'})"
+        for kind, about in KINDS.items()
+        for then in ("keep", "drop")
+        if counts[kind, then]
+    ]
+    if not parts:
+        return []
+    return [f"{len(findings)} were NOT looked at, and may hold anything: {', '.join(parts)}; unjudged.json lists them"]
