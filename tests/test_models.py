@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_workflow import ROOT
 from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 from tokenizers import decoders, normalizers, pre_tokenizers
 from transformers.quantizers.quantizers_utils import should_convert_module
@@ -107,6 +108,137 @@ def test_roles_and_trained_tokens(loaded, family):
     assert tokens.roles[tokens.n_prompt] == ANSWER and not (tokens.roles[: tokens.n_prompt] == ANSWER).any()
     after_first = tokens.ids[tokens.n_prompt :][tokens.roles[tokens.n_prompt :] == SYSTEM]
     assert tokenizer.decode(after_first).strip()  # the tags of the second turn are there, and are not trained
+
+
+TURNS = [("What is it?", " A dog "), ("Red?", "日本"), ("Is\nit small?", "No.")]
+
+
+@EVERY
+def test_places_of_answers_are_the_ends_of_the_prompts_that_ask_for_them(loaded, family):
+    """By the stock tokenizer: a prompt of each number of turns, the answers before its last question closed."""
+    encoder, tokenizer = loaded[family].encoder, loaded[family].tokenizer
+    end = "</s>" if family == "llava" else ""  # whose template leaves it out
+    asked, whole = encoder.asked(TURNS, SQUARE), encoder.conversation(TURNS, SQUARE)
+    assert asked.places.tolist() == whole.places.tolist()
+    for number, place in enumerate(asked.places, start=1):
+        texts = [text for q, a in TURNS[:number] for text in (q, a.strip() + end)][:-1]
+        text = tokenizer.apply_chat_template(messages(*texts), add_generation_prompt=True, tokenize=False)
+        text = text.replace("</s> USER", "</s>USER")
+        image = FAMILIES[family].image_token * N_OF_A_SQUARE[family]
+        image = f"<img>{image}</img>" if family == "internvl" else image
+        expected = tokenizer(text.replace(FAMILIES[family].image_token, image)).input_ids
+        assert asked.ids[: place + 1].tolist() == whole.ids[: place + 1].tolist() == expected
+    assert len(asked.ids) == asked.places[-1] + 1
+    assert np.array_equal(asked.roles, whole.roles[: len(asked.roles)])
+    assert tokenizer.decode(asked.ids[asked.roles == ANSWER], skip_special_tokens=True).replace(" ", "") == "Adog日本"
+
+
+@EVERY
+def test_one_turn_is_asked_as_the_prompt_is(loaded, family):
+    encoder = loaded[family].encoder
+    asked, prompt = encoder.asked(TURNS[:1], SQUARE, "Be brief."), encoder.prompt("What is it?", SQUARE, "Be brief.")
+    assert np.array_equal(asked.ids, prompt.ids) and np.array_equal(asked.roles, prompt.roles)
+    assert asked.places.tolist() == [len(asked.ids) - 1]
+
+
+@EVERY
+def test_an_answer_without_tokens_is_named(loaded, family):
+    turns = [("What?", "A dog"), ("Red?", " "), ("Small?", "No")]
+    with pytest.raises(ByeError, match="sample 'x': answer 2 has no tokens in this model's tokenizer; fill it in"):
+        loaded[family].asked("x", turns, SQUARE)
+    with pytest.raises(ByeError, match="answer 2 has no tokens"):
+        loaded[family].conversation("x", turns[:2], SQUARE)
+
+
+# ---- system prompts --------------------------------------------------------------------------------------------------
+
+SYSTEM_TEXT = "Be brief,\n and kind."
+WITH_SYSTEM = [family for family in TEMPLATES if family != "llava_next"]  # whose template has users and assistants
+
+
+def system_message(text):
+    return {"role": "system", "content": [{"type": "text", "text": text}]}
+
+
+@pytest.mark.parametrize("family", WITH_SYSTEM)
+def test_a_system_prompt_is_the_templates_own_message(loaded, family):
+    encoder, tokenizer = loaded[family].encoder, loaded[family].tokenizer
+    told = [system_message(SYSTEM_TEXT), *messages("What is it?")]
+    text = tokenizer.apply_chat_template(told, add_generation_prompt=True, tokenize=False)
+    image = FAMILIES[family].image_token * N_OF_A_SQUARE[family]
+    image = f"<img>{image}</img>" if family == "internvl" else image
+    prompt = encoder.prompt("What is it?", SQUARE, SYSTEM_TEXT)
+    assert prompt.ids.tolist() == tokenizer(text.replace(FAMILIES[family].image_token, image)).input_ids
+    assert tokenizer.decode(prompt.ids[prompt.roles == TEXT]).strip() == "What is it?"
+    assert SYSTEM_TEXT in tokenizer.decode(prompt.ids[prompt.roles == SYSTEM])
+    whole, asked = encoder.conversation(TURNS, SQUARE, SYSTEM_TEXT), encoder.asked(TURNS, SQUARE, SYSTEM_TEXT)
+    assert whole.places.tolist() == asked.places.tolist() and whole.n_prompt == len(prompt.ids)
+    assert whole.ids[: len(asked.ids)].tolist() == asked.ids.tolist()
+    without = encoder.conversation(TURNS, SQUARE)
+    for role in (IMAGE, TEXT, ANSWER):  # what is trained and looked at is the same
+        assert whole.ids[whole.roles == role].tolist() == without.ids[without.roles == role].tolist()
+
+
+@EVERY
+@pytest.mark.parametrize("text", HOSTILE)
+def test_special_tokens_in_a_system_prompt_are_plain_text(loaded, family, text):
+    encoder, tokenizer = loaded[family].encoder, loaded[family].tokenizer
+    harmless, hostile = encoder.prompt("q", SQUARE, "Be ."), encoder.prompt("q", SQUARE, f"Be {text}.")
+    special = tokenizer.all_special_ids
+    assert np.isin(hostile.ids, special).sum() == np.isin(harmless.ids, special).sum()
+    for role in (IMAGE,) if family == "llava_next" else (IMAGE, TEXT):
+        assert (hostile.roles == role).sum() == (harmless.roles == role).sum()
+    assert f"Be {text}." in tokenizer.decode(hostile.ids[hostile.roles != IMAGE])
+
+
+DROPS = "{% for m in messages if m.role != 'system' %}" + TEMPLATES["qwen3_vl"].split("%}", 1)[1].replace(
+    "message", "m"
+)
+RAISES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATES["qwen3_vl"]
+AS_USER = TEMPLATES["qwen3_vl"].replace("message['role']", "('assistant' if message.role == 'assistant' else 'user')")
+WITHOUT_IMAGE = (
+    TEMPLATES["qwen3_vl"]
+    .replace("== 'image'", "== 'image' and messages[0].role != 'system'")
+    .replace("content['text']", "content['text'] or ''")
+)
+BEFORE_THE_LAST = (  # as Mistral's templates have it
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<|im_start|>' }}"
+    "{% if loop.last and messages[0]['role'] == 'system' %}{{ messages[0]['content'][0]['text'] }}{% endif %}"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}{{ '<|image_pad|>' }}"
+    "{% else %}{{ content['text'] }}{% endif %}{% endfor %}"
+    "{% elif message['role'] == 'assistant' %}{{ message['content'][0]['text'] + '<|im_end|>' }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [DROPS, RAISES, AS_USER, WITHOUT_IMAGE, BEFORE_THE_LAST])
+def test_a_system_prompt_that_a_template_has_no_place_for_stands_before_the_first_question(loaded, template):
+    tokenizer = loaded["qwen3_vl"].tokenizer
+    encoder = PromptEncoder(tokenizer, template, "<|image_pad|>", loaded["qwen3_vl"].image_tokens)
+    assert not encoder.takes_system
+    first, *others = TURNS
+    joined = [(f"{SYSTEM_TEXT}\n{first[0]}", first[1]), *others]
+    for ours, plain in (
+        (encoder.prompt(first[0], SQUARE, SYSTEM_TEXT), encoder.prompt(joined[0][0], SQUARE)),
+        (encoder.conversation(TURNS, SQUARE, SYSTEM_TEXT), encoder.conversation(joined, SQUARE)),
+        (encoder.asked(TURNS, SQUARE, SYSTEM_TEXT), encoder.asked(joined, SQUARE)),
+    ):
+        assert ours.ids.tolist() == plain.ids.tolist() and ours.roles.tolist() == plain.roles.tolist()
+        assert ours.places.tolist() == plain.places.tolist()
+    assert f"{SYSTEM_TEXT}\nWhat is it?" in tokenizer.decode(ours.ids[ours.roles == TEXT])
+
+
+def test_system_prompts_of_the_shipped_models():
+    """llava-mini's template takes every message but a user's for the assistant's; internvl-mini's takes each role."""
+    llava, internvl = (
+        load_model(ROOT / "base_models" / name, weights=False) for name in ("llava-mini", "internvl-mini")
+    )
+    assert not llava.encoder.takes_system and internvl.encoder.takes_system
+    prompt = llava.prompt("x", "What is it?", system=SYSTEM_TEXT)
+    assert llava.tokenizer.decode(prompt.ids[prompt.roles == TEXT]) == f"{SYSTEM_TEXT}\nWhat is it?"
+    told = llava.tokenizer.decode(prompt.ids)
+    assert told.count("ASSISTANT:") == 1 and told.endswith("ASSISTANT:")
+    text = internvl.tokenizer.decode(internvl.prompt("x", "What is it?", system=SYSTEM_TEXT).ids)
+    assert f"<|im_start|>system\n{SYSTEM_TEXT}<|im_end|>\n<|im_start|>user\n<img>" in text
 
 
 @EVERY

@@ -178,17 +178,21 @@ class Family:
         """Text of generated token ids, special tokens left out and outer blanks cut."""
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
-    def prompt(self, sample_id, question, size=None):
-        """Tokens of a prompt on an image of that size; errors name the sample."""
-        return self._checked(sample_id, self.encoder.prompt, question, size)
+    def prompt(self, sample_id, question, size=None, system=None):
+        """Tokens of a prompt (`PromptEncoder.prompt`); errors name the sample."""
+        return self._checked(sample_id, self.encoder.prompt, question, size, system)
 
-    def conversation(self, sample_id, turns, size=None):
-        """Tokens of a training conversation on an image of that size; errors name the sample."""
-        return self._checked(sample_id, self.encoder.conversation, turns, size)
+    def conversation(self, sample_id, turns, size=None, system=None):
+        """Tokens of a training conversation (`PromptEncoder.conversation`); errors name the sample."""
+        return self._checked(sample_id, self.encoder.conversation, turns, size, system)
 
-    def _checked(self, sample_id, encode, text, size):
+    def asked(self, sample_id, turns, size=None, system=None):
+        """Tokens of a conversation up to its last answer (`PromptEncoder.asked`); errors name the sample."""
+        return self._checked(sample_id, self.encoder.asked, turns, size, system)
+
+    def _checked(self, sample_id, encode, text, size, system):
         try:
-            tokens = encode(text, size)
+            tokens = encode(text, size, system)
         except ByeError as error:
             raise ByeError(f"sample {sample_id!r}: {error}") from None
         if len(tokens.ids) > self.max_tokens:

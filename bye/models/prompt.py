@@ -14,14 +14,20 @@ SYSTEM, IMAGE, TEXT, ANSWER = range(4)  # the role of a token; role tags and spe
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised conversation of N tokens, of which the first `n_prompt` come before the first answer.
+    """A tokenised conversation of N tokens with A answers, of which the last may be yet to come.
 
-    ids: (N,) int64; roles: (N,) int8, one of SYSTEM, IMAGE, TEXT (the user's question), ANSWER (answer and end token).
+    ids: (N,) int64; roles: (N,) int8, one of SYSTEM, IMAGE, TEXT (the user's question), ANSWER (answer and end token);
+    places: (A,) int64, of each answer the token from which the model goes on to it: the last one before it.
     """
 
     ids: np.ndarray
     roles: np.ndarray
-    n_prompt: int
+    places: np.ndarray
+
+    @property
+    def n_prompt(self):
+        """How many tokens come before the first answer."""
+        return int(self.places[0]) + 1
 
 
 class PromptEncoder:
@@ -38,75 +44,127 @@ class PromptEncoder:
     """
 
     def __init__(self, tokenizer, template, image_token, image_tokens):
-        self.tokenizer, self.template, self.image_tokens = tokenizer, template, image_tokens
+        self.tokenizer, self.template = tokenizer, template
+        self.image_token, self.image_tokens = image_token, image_tokens
         self.placeholder_id = tokenizer.convert_tokens_to_ids(image_token)
         self._hide_special_tokens(image_token)
         with_special, without = (tokenizer("a", add_special_tokens=flag).input_ids for flag in (True, False))
         self.begin_ids = with_special[: with_special.index(without[0])]
-        self.prompt_pieces = self._render(1, generation=True)
-        self.rendered = {}  # number of turns -> the template's text around them
+        self.rendered = {}  # what `_pieces` has made
+        self.takes_system = self._takes_system()
         self.end_token_ids = {tokenizer.eos_token_id, self._id_at_start(self._pieces(1)[2])} - {None}
 
-    def prompt(self, question, size=None):
-        """Tokens of a one-turn prompt on an image of that size, up to where the model is to answer."""
-        return self._tokens(self.prompt_pieces, [question], size)
+    def prompt(self, question, size=None, system=None):
+        """Tokens of a one-turn prompt on an image of that size, up to where the model is to answer.
 
-    def conversation(self, turns, size=None):
+        system: the conversation's system prompt, or None. It is the template's message of role system, and its tokens
+        are SYSTEM; where the template has no such message, it stands in front of the first question.
+        """
+        return self._tokens([question], size, system)
+
+    def conversation(self, turns, size=None, system=None):
         """Tokens of a whole conversation: `turns` is a list of (question, answer) pairs; answers lose outer blanks.
 
-        Raises ByeError where the answer would change how the prompt before it is tokenised.
+        Raises ByeError where the first answer would change how the prompt before it is tokenised, and where an answer
+        has no tokens.
         """
-        texts = [text for question, answer in turns for text in (question, answer.strip())]
-        prompt, tokens = self.prompt(texts[0], size), self._tokens(self._pieces(len(turns)), texts, size)
-        if not np.array_equal(tokens.ids[: prompt.n_prompt], prompt.ids):
-            raise ByeError(f"the answer {texts[1][:40]!r} changes the tokens before it; remove its first character")
-        return Tokens(tokens.ids, tokens.roles, prompt.n_prompt)
+        return self._told([text for question, answer in turns for text in (question, answer.strip())], size, system)
 
-    def _tokens(self, pieces, texts, size):
-        """Encode the template's pieces with the user texts between them, and the image's tokens in their place."""
-        text, roles_of_characters = "", []
-        for number, piece in enumerate(pieces):
+    def asked(self, turns, size=None, system=None):
+        """Tokens of a conversation up to where the model is to give its last answer, with the places of all answers.
+
+        The earlier answers are there, with their end tokens, as in `conversation`; the last one is not seen. Of one
+        turn it is the prompt. Raises ByeError as `conversation` does.
+        """
+        texts = [text for question, answer in turns for text in (question, answer.strip())][:-1]
+        return self.prompt(texts[0], size, system) if len(texts) == 1 else self._told(texts, size, system)
+
+    def _told(self, texts, size, system):
+        """Encode texts, questions and answers in turn; check that all answers can be found in them."""
+        prompt, tokens = self.prompt(texts[0], size, system), self._tokens(texts, size, system)
+        if not np.array_equal(tokens.ids[: len(prompt.ids)], prompt.ids):
+            raise ByeError(f"the answer {texts[1][:40]!r} changes the tokens before it; remove its first character")
+        places = np.array([len(prompt.ids) - 1, *tokens.places[1:]])
+        ends = [*places[1:], len(tokens.ids)]
+        for number in range(len(texts) // 2):
+            if not (tokens.roles[places[number] + 1 : ends[number]] == ANSWER).any():
+                raise ByeError(f"answer {number + 1} has no tokens in this model's tokenizer; fill it in")
+        return Tokens(tokens.ids, tokens.roles, places)
+
+    def _tokens(self, texts, size, system):
+        """Encode texts, questions and answers in turn, in the template, and the image's tokens in their place."""
+        n_turns, generation = (len(texts) + 1) // 2, len(texts) % 2 == 1
+        roles_of_texts = [ANSWER if number % 2 else TEXT for number in range(len(texts))]
+        own = system is not None and self.takes_system
+        if own:
+            texts, roles_of_texts = [system, *texts], [SYSTEM, *roles_of_texts]
+        elif system is not None:
+            texts = [f"{system}\n{texts[0]}", *texts[1:]]
+        opening = self._pieces(1, generation=True)[-1]  # what asks for an answer
+        text, roles_of_characters, written, answered = "", [], [], []
+        for number, piece in enumerate(self._pieces(n_turns, generation, own)):
+            if number < len(texts) and roles_of_texts[number] == ANSWER:
+                # Some templates write a blank after what asks for an answer. It is not in the prompt.
+                answered.append(len(text) + len(opening if piece.startswith(opening) else piece))
             text += piece
             roles_of_characters += [SYSTEM] * len(piece)
+            written += [False] * len(piece)
             if number < len(texts):
                 text += texts[number]
-                roles_of_characters += [ANSWER if number % 2 else TEXT] * len(texts[number])
+                roles_of_characters += [roles_of_texts[number]] * len(texts[number])
+                written += [True] * len(texts[number])
         encoding = self.guarded.encode(text, add_special_tokens=False)
         ids = [self.original_ids.get(token, token) for token in encoding.ids]
         roles = [max(roles_of_characters[start:end], default=SYSTEM) for start, end in encoding.offsets]
-        for position, role in enumerate(roles):
-            if role != SYSTEM and ids[position] in self.special_ids:
+        for position, (role, (start, end)) in enumerate(zip(roles, encoding.offsets, strict=True)):
+            if ids[position] in self.special_ids and any(written[start:end]):
                 raise ByeError(
-                    f"the text {text[slice(*encoding.offsets[position])]!r} cannot be told from a special token by "
-                    "this model's tokenizer; remove it from the sample"
+                    f"the text {text[start:end]!r} cannot be told from a special token by this model's tokenizer; "
+                    "remove it from the sample"
                 )
             if role == SYSTEM and position and roles[position - 1] == ANSWER and ids[position] in self.end_token_ids:
                 roles[position] = ANSWER
+        ends = [end for _, end in encoding.offsets]
+        places = [next(place for place, end in enumerate(ends) if end > begin) - 1 for begin in answered]
+        if generation:
+            places.append(len(ids) - 1)
         if not (self.begin_ids and ids[:1] == self.begin_ids[:1]):
             ids, roles = self.begin_ids + ids, [SYSTEM] * len(self.begin_ids) + roles
-        place = ids.index(self.placeholder_id)
+            places = [place + len(self.begin_ids) for place in places]
+        image = ids.index(self.placeholder_id)
         image_ids, image_roles = self.image_tokens(size)
-        ids = np.concatenate([ids[:place], image_ids, ids[place + 1 :]]).astype(np.int64)
-        roles = np.concatenate([roles[:place], image_roles, roles[place + 1 :]]).astype(np.int8)
-        return Tokens(ids, roles, len(ids))
+        ids = np.concatenate([ids[:image], image_ids, ids[image + 1 :]]).astype(np.int64)
+        roles = np.concatenate([roles[:image], image_roles, roles[image + 1 :]]).astype(np.int8)
+        return Tokens(ids, roles, np.array(places) + len(image_ids) - 1)
 
-    def _pieces(self, n_turns):
-        """The template's text around the user texts of `n_turns` turns, each answer closed by an end token."""
-        if n_turns not in self.rendered:
-            pieces = self._render(n_turns, generation=False)
-            pieces[2::2] = map(self._closed, pieces[2::2])
-            self.rendered[n_turns] = pieces
-        return self.rendered[n_turns]
+    def _pieces(self, n_turns, generation=False, system=False):
+        """The template's text around the texts of `n_turns` turns, each answer closed by an end token.
 
-    def _render(self, n_turns, generation):
-        """The template's own text around the user texts, special tokens under their secret names."""
-        marks = [f"\uf8f0{number}\uf8f1" for number in range(2 * n_turns - generation)]
+        generation: the last answer is yet to come; system: a system message's text comes before the others.
+        """
+        key = n_turns, generation, system
+        if key not in self.rendered:
+            pieces = self._render(n_turns, generation, "system" if system else None)
+            after_answers = slice(3 if system else 2, None, 2)
+            pieces[after_answers] = map(self._closed, pieces[after_answers])
+            self.rendered[key] = pieces
+        return self.rendered[key]
+
+    def _render(self, n_turns, generation, first=None):
+        """The template's own text around the texts, special tokens under their secret names.
+
+        first: role of a message without an image in front of the turns, or None.
+        """
+        roles = ["assistant" if number % 2 else "user" for number in range(2 * n_turns - generation)]
+        roles = roles if first is None else [first, *roles]
+        showing = 0 if first is None else 1  # the image
+        marks = [f"\uf8f0{number}\uf8f1" for number in range(len(roles))]
         messages = []
-        for number, mark in enumerate(marks):
+        for number, (role, mark) in enumerate(zip(roles, marks, strict=True)):
             content = [{"type": "text", "text": mark}]
-            if number == 0:
+            if number == showing:
                 content.insert(0, {"type": "image"})
-            messages.append({"role": "assistant" if number % 2 else "user", "content": content})
+            messages.append({"role": role, "content": content})
         text = self.tokenizer.apply_chat_template(
             messages, chat_template=self.template, add_generation_prompt=generation, tokenize=False
         )
@@ -119,6 +177,23 @@ class PromptEncoder:
                 raise ByeError("the chat template of the model drops a part of the conversation; mend the template")
             pieces.append(before)
         return [*pieces, text]
+
+    def _takes_system(self):
+        """Whether the template writes a message of role system as such, in front of the conversation.
+
+        Some drop it, raise, write it as if a user or the assistant had said it, or put it before the last question.
+        """
+        system, as_user, as_assistant = map(self._with_first, ("system", "user", "assistant"))
+        return system is not None and system not in (as_user, as_assistant)
+
+    def _with_first(self, role):
+        """What the template writes with a message of that role in front: the pieces of two cases; None if it fails."""
+        try:
+            pieces = [self._render(1, True, role), self._render(2, False, role)]
+        except Exception:  # a template raises what it likes
+            return None
+        image = dict(self.secrets)[self.image_token]
+        return pieces if all("".join(each).count(image) == 1 for each in pieces) else None
 
     def _id_at_start(self, piece):
         """The id of the special token that `piece` begins with."""
