@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bye.data.images import image_sizes, load_image
-from bye.data.samples import id_of, question_of, turns_of
+from bye.data.samples import id_of, question_of, system_of, turns_of
+from bye.errors import ByeError
 from bye.machine import distributed
 from bye.models.family import ImageFeatures, processing_order
 from bye.models.prefix import distinct
+
+SHOWN = 10  # samples that one error tells of
 
 
 class Workload:
@@ -32,14 +35,35 @@ class Workload:
         return len(self.entries)
 
     def prompts(self):
-        """Tokens of each entry's first question, in file order. Raises ByeError, naming the sample."""
-        asked = zip(self.ids, self.entries, self.sizes, strict=True)
-        return [self.family.prompt(sample_id, question_of(entry), size) for sample_id, entry, size in asked]
+        """Tokens of each entry's first question, in file order. Raises ByeError, naming the samples."""
+        return self._encoded(self.family.prompt, question_of)
+
+    def asked(self):
+        """Tokens of each entry's conversation up to its last answer, in file order. Raises ByeError as `prompts`."""
+        return self._encoded(self.family.asked, turns_of)
 
     def conversations(self):
-        """Tokens of each entry's whole conversation, in file order. Raises ByeError, naming the sample."""
-        told = zip(self.ids, self.entries, self.sizes, strict=True)
-        return [self.family.conversation(sample_id, turns_of(entry), size) for sample_id, entry, size in told]
+        """Tokens of each entry's whole conversation, in file order. Raises ByeError as `prompts`."""
+        return self._encoded(self.family.conversation, turns_of)
+
+    def _encoded(self, encode, text_of):
+        """Tokens of a text of each entry; what is wrong with all of them is told in one error."""
+        found, problems = [], []
+        for sample_id, entry, size in zip(self.ids, self.entries, self.sizes, strict=True):
+            try:
+                found.append(encode(sample_id, text_of(entry), size, system_of(entry)))
+            except ByeError as error:
+                problems.append(str(error))
+        if len(problems) == 1:
+            raise ByeError(problems[0])
+        if problems:
+            more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+            shown = "\n  ".join(problems[:SHOWN] + more)
+            raise ByeError(
+                f"{len(problems)} of {len(self)} samples cannot be given to the model {self.family.path}; mend or drop "
+                f"them:\n  {shown}"
+            )
+        return found
 
     def batches(self, prompts, batch_size):
         """Yield this process's share of the batches (`bye.machine.distributed`), in `processing_order`."""

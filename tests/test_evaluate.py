@@ -75,6 +75,40 @@ def test_questions_that_share_images_of_equally_many_tokens_run_them_once(root, 
     assert rows[0] == (2 if family in ("llava", "internvl") else 5)  # the others' images differ in number of tokens
 
 
+def test_all_samples_that_do_not_fit_are_told_in_one_error(root):
+    """By one sentence each, in file order; of one alone, that sentence."""
+    loaded = load_model(root / "llava")
+    entries = [{**samples(["x"] * 5)[0], "id": f"s{number}"} for number in range(14)]
+
+    def lengthened(numbers):
+        turns = [{"from": "human", "value": "dog " * 600}, {"from": "gpt", "value": "x"}]
+        return [
+            {**entry, "conversations": turns} if number in numbers else entry for number, entry in enumerate(entries)
+        ]
+
+    for encode in (Workload.prompts, Workload.asked, Workload.conversations):
+        with pytest.raises(ByeError, match=r"^sample 's3' has \d+ tokens, the model takes 512; shorten it$"):
+            encode(Workload(loaded, lengthened([3]), root))
+        with pytest.raises(ByeError) as caught:
+            encode(Workload(loaded, lengthened(range(2, 14)), root))
+        first, *listed, last = str(caught.value).splitlines()
+        assert first == (f"12 of 14 samples cannot be given to the model {root / 'llava'}; mend or drop them:")
+        assert [line.split("' has ")[0] for line in listed] == [f"  sample 's{number}" for number in range(2, 12)]
+        assert last == "  and 2 more"
+
+
+def test_a_system_prompt_is_in_what_a_stage_runs(root):
+    loaded = load_model(root / "internvl")
+    entries = [
+        {**entry, "system": text}
+        for entry, text in zip(samples(["x"] * 5), ["Be kind.", " ", 7, None, "é"], strict=True)
+    ]
+    work = Workload(loaded, entries, root)
+    for tokens in (work.prompts(), work.asked(), work.conversations()):
+        told = [loaded.tokenizer.decode(each.ids).count("<|im_start|>system\n") for each in tokens]
+        assert told == [2, 1, 1, 1, 2]  # one is the template's own
+
+
 @EVERY
 def test_an_answer_stops_at_the_end_token(root, family):
     loaded = load_model(root / family)
