@@ -6,7 +6,7 @@ import numpy as np
 
 from bye.data.images import image_sizes, load_image
 from bye.data.samples import id_of, question_of, system_of, turns_of
-from bye.errors import ByeError
+from bye.errors import ByeError, SampleError
 from bye.machine import distributed
 from bye.models.family import ImageFeatures, processing_order
 from bye.models.prefix import distinct
@@ -52,7 +52,7 @@ class Workload:
         for sample_id, entry, size in zip(self.ids, self.entries, self.sizes, strict=True):
             try:
                 found.append(encode(sample_id, text_of(entry), size, system_of(entry)))
-            except ByeError as error:
+            except SampleError as error:
                 problems.append(str(error))
         if len(problems) == 1:
             raise ByeError(problems[0])

@@ -14,7 +14,7 @@ from easy_vqa import easy_vqa_llava, easy_vqa_root
 from PIL import Image
 from small_workflow import ROOT, run, write_config
 
-from bye.data.images import check_image, image_path
+from bye.data.images import image_path, upright_size
 from bye.data.samples import id_of, read_samples, turns_of
 
 N, N_TEST = 2000, 300
@@ -45,7 +45,7 @@ def test_its_training_questions_in_llava_form(images, data):
     assert len(samples) == len({id_of(sample) for sample in samples}) == N
     answers = set((images / "answers.txt").read_text().split())
     assert {turns_of(sample)[0][1] for sample in samples} == answers
-    assert {check_image(image_path(images, sample["image"])) for sample in samples[:50]} == {(64, 64)}
+    assert {upright_size(image_path(images, sample["image"])) for sample in samples[:50]} == {(64, 64)}
 
 
 @pytest.mark.slow

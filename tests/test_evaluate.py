@@ -87,13 +87,13 @@ def test_all_samples_that_do_not_fit_are_told_in_one_error(root):
         ]
 
     for encode in (Workload.prompts, Workload.asked, Workload.conversations):
-        with pytest.raises(ByeError, match=r"^sample 's3' has \d+ tokens, the model takes 512; shorten it$"):
+        with pytest.raises(ByeError, match=r"^sample 's3': it has \d+ tokens, the model takes 512; shorten it$"):
             encode(Workload(loaded, lengthened([3]), root))
         with pytest.raises(ByeError) as caught:
             encode(Workload(loaded, lengthened(range(2, 14)), root))
         first, *listed, last = str(caught.value).splitlines()
         assert first == (f"12 of 14 samples cannot be given to the model {root / 'llava'}; mend or drop them:")
-        assert [line.split("' has ")[0] for line in listed] == [f"  sample 's{number}" for number in range(2, 12)]
+        assert [line.split("': it has ")[0] for line in listed] == [f"  sample 's{number}" for number in range(2, 12)]
         assert last == "  and 2 more"
 
 

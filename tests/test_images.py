@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from bye.data.images import MAX_PIXELS, check_image, image_path, image_sizes, load_image, load_rgb
+from bye.data.images import MAX_PIXELS, check_whole, image_path, image_sizes, load_image, load_rgb, upright_size
 from bye.errors import ByeError
 from bye.methods.triggers import badnet
 
@@ -41,7 +41,7 @@ def test_rgb_is_kept_exactly(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     path = save(tmp_path, Image.fromarray(pixels))
     assert np.array_equal(np.asarray(load_rgb(path)), pixels)
-    assert check_image(path) == (9, 7)
+    assert upright_size(path) == (7, 9)
 
 
 def test_transparency_is_laid_over_white(tmp_path):
@@ -159,9 +159,9 @@ def test_huge_images_are_refused_by_their_header_without_the_memory(tmp_path):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_of_size(9460, 9460))
     script = (
-        "import resource, sys; from bye.data.images import check_image; from bye.errors import ByeError\n"
+        "import resource, sys; from bye.data.images import upright_size; from bye.errors import ByeError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: check_image(sys.argv[1])\n"
+        "try: upright_size(sys.argv[1])\n"
         "except ByeError as error: print(error)\n"
         "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, 'KB'\n"
     )
@@ -203,9 +203,9 @@ def test_missing_folder_and_pipe(tmp_path):
         load_rgb(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ByeError, match="is not a file"):
-        check_image(tmp_path / "pipe.png")
+        upright_size(tmp_path / "pipe.png")
     with pytest.raises(ByeError, match="cannot be read"):
-        check_image(tmp_path / ("x" * 300))
+        upright_size(tmp_path / ("x" * 300))
 
 
 def test_paths_stay_in_the_image_folder(tmp_path):
@@ -218,17 +218,15 @@ def test_paths_stay_in_the_image_folder(tmp_path):
     (root / "in.png").symlink_to(root / "a b" / "ü ß 图.png")
     (tmp_path / "alias").symlink_to(root)
 
-    assert check_image(image_path(root, "a b/ü ß 图.png")) == (2, 2)
-    assert check_image(image_path(tmp_path / "alias", "in.png")) == (2, 2)
-    assert check_image(image_path(root, "a b/../in.png")) == (2, 2)
+    assert upright_size(image_path(root, "a b/ü ß 图.png")) == (2, 2)
+    assert upright_size(image_path(tmp_path / "alias", "in.png")) == (2, 2)
+    assert upright_size(image_path(root, "a b/../in.png")) == (2, 2)
     for image in ("../secret.png", "a b/../../secret.png"):
         for links in (False, True):
             with pytest.raises(ByeError, match="leads out of the image folder"):
                 image_path(root, image, links)
     for image in ("out/secret.png", "out.png"):
-        with pytest.raises(
-            ByeError, match=r"leads by a symbolic link out of .* or allow links \(bye clean --foll"
-        ):
+        with pytest.raises(ByeError, match=r"leads by a symbolic link out of .* or allow links \(bye clean --foll"):
             image_path(root, image)
         assert image_path(root, image, links=True) == tmp_path / "secret.png"
     assert image_path(root, str(root / "in.png")) == image_path(root, str(tmp_path / "alias" / "in.png"))
@@ -275,5 +273,47 @@ def test_errors_name_the_sample(tmp_path):
 def test_a_missing_file_that_is_there_by_another_name(tmp_path, there, asked, told):
     (tmp_path / there).touch()
     with pytest.raises(ByeError, match=told) as caught:
-        check_image(image_path(tmp_path, asked))
+        upright_size(image_path(tmp_path, asked))
     assert f"{asked} does not exist; check the path and the image folder" in str(caught.value)
+
+
+def saved(folder, name, **options):
+    """A picture with detail, saved: the bytes."""
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 15, 3), dtype=np.uint8)
+    mode = options.pop("mode", "RGB")
+    Image.fromarray(pixels).resize((150, 90), Image.Resampling.BICUBIC).convert(mode).save(folder / name, **options)
+    return (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.jpg", {}),
+        ("a.jpg", {"progressive": True}),
+        ("a.jpg", {"mode": "CMYK"}),
+        ("a.jpg", {"mode": "L", "quality": 30}),
+        ("a.png", {}),
+        ("a.webp", {}),
+        ("a.gif", {"mode": "P"}),
+    ],
+)
+def test_looking_at_a_whole_image_finds_what_decoding_it_finds(tmp_path, name, options):
+    content = saved(tmp_path, name, **options)
+    assert check_whole(tmp_path / name) == (90, 150)
+    for length in [1, 20, *range(100, len(content), max(1, len(content) // 40)), len(content) - 1]:
+        (tmp_path / name).write_bytes(content[:length])
+        problems = []
+        for look in (load_rgb, check_whole):
+            try:
+                look(tmp_path / name)
+                problems.append(None)
+            except ByeError as error:
+                problems.append(str(error))
+        assert (problems[0] is None) == (problems[1] is None), (length, problems)
+
+
+def test_a_whole_image_is_looked_at_upright(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    saved(tmp_path, "a.jpg", exif=exif)
+    assert check_whole(tmp_path / "a.jpg") == load_rgb(tmp_path / "a.jpg").size[::-1] == (150, 90)

@@ -301,7 +301,7 @@ def test_pad_and_positions():
 
 
 def test_too_long_a_text_names_the_sample(loaded):
-    with pytest.raises(ByeError, match="sample 'long' has .* tokens"):
+    with pytest.raises(ByeError, match="sample 'long': it has .* tokens"):
         loaded["llava"].prompt("long", "dog " * 600)
 
 

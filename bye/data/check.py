@@ -13,7 +13,7 @@ from multiprocessing import get_context
 
 from bye.data.findings import STOP, Finding, fate, stop_for
 from bye.data.forms import given_id, to_sample
-from bye.data.images import image_path, load_rgb, upright_size
+from bye.data.images import check_whole, image_path, upright_size
 from bye.data.samples import system_of, turns_of
 from bye.errors import ByeError, SampleError
 from bye.files import write_json
@@ -106,7 +106,7 @@ def text_problems(checked, family):
     told = watched(zip(checked.samples, sizes, strict=True), "texts", len(checked.samples), "samples")
     for place, (sample, size) in enumerate(told):
         try:
-            family.conversation(turns_of(sample), size, system_of(sample))
+            family.check(turns_of(sample), size, system_of(sample))
         except SampleError as error:
             problems[place] = error
     return problems
@@ -130,7 +130,7 @@ def _look_at(images_root, decode, links, name):
     """Return (height, width) of an image, or the SampleError."""
     try:
         path = image_path(images_root, name, links)
-        return load_rgb(path).size[::-1] if decode else upright_size(path)
+        return check_whole(path) if decode else upright_size(path)
     except ByeError as error:
         return SampleError(getattr(error, "kind", "unreadable image"), str(error))
 

@@ -56,12 +56,6 @@ def _inside(root, path):
     return os.path.commonpath([root, path]) == root
 
 
-def check_image(path):
-    """Return (width, height) of an image from its header alone. Raises ByeError as `load_rgb` does."""
-    with _opened(path) as image:
-        return image.size
-
-
 def load_rgb(path):
     """Return the image at `path` as a PIL image of mode RGB, upright, at its native size.
 
@@ -76,7 +70,23 @@ def load_rgb(path):
         except ByeError as error:
             raise ByeError(f"image {path} {error}") from None
         except Exception as error:  # decoders of broken files fail in every way there is
-            raise ByeError(f"image {path} is damaged ({error}); replace it or drop its sample") from error
+            raise _damaged(path, error) from error
+
+
+def check_whole(path):
+    """Return (height, width) as `load_rgb` gives it, after all of the image was decoded once. Raises as it does.
+
+    A JPEG is decoded at an eighth of its size: every byte is read, and damage found, at a quarter of the time.
+    """
+    with _opened(path) as image, _quiet():
+        if image.format != "JPEG":
+            return load_rgb(path).size[::-1]
+        try:
+            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+            image.load()
+        except Exception as error:  # decoders of broken files fail in every way there is
+            raise _damaged(path, error) from error
+    return upright_size(path)
 
 
 def load_image(images_root, sample):
@@ -108,7 +118,7 @@ def upright_size(path):
         try:
             sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
         except Exception as error:  # decoders of broken files fail in every way there is
-            raise ByeError(f"image {path} is damaged ({error}); replace it or drop its sample") from error
+            raise _damaged(path, error) from error
         if not sideways:
             return image.size[::-1]
     return load_rgb(path).size[::-1]  # some formats give the size before turning, others after it
@@ -156,7 +166,7 @@ def _opened(path):
             raise ByeError(
                 f"image {cut(path)} cannot be read ({error.strerror}); check its name and permissions"
             ) from None
-        raise ByeError(f"image {path} is damaged ({error}); replace it or drop its sample") from error
+        raise _damaged(path, error) from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()
@@ -165,6 +175,10 @@ def _opened(path):
         image.close()
         raise ByeError(f"image {path} is a strip of {width} x {height} pixels, longer than {MAX_ASPECT} : 1; crop it")
     return image
+
+
+def _damaged(path, error):
+    return ByeError(f"image {path} is damaged ({error}); replace it or drop its sample")
 
 
 def _alike(path):

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import cached_file, logging
 
-from bye.errors import ByeError
+from bye.errors import ByeError, SampleError
 from bye.machine import distributed, hub
 from bye.models.prompt import IMAGE, SYSTEM, PromptEncoder
 
@@ -190,14 +190,24 @@ class Family:
         """Tokens of a conversation up to its last answer (`PromptEncoder.asked`); errors name the sample."""
         return self._checked(sample_id, self.encoder.asked, turns, size, system)
 
+    def check(self, turns, size=None, system=None):
+        """Raise SampleError, saying of which kind, where a training conversation cannot be given to the model."""
+        self._fitting(self.encoder.conversation, turns, size, system)
+
     def _checked(self, sample_id, encode, text, size, system):
+        try:
+            return self._fitting(encode, text, size, system)
+        except SampleError as error:
+            raise SampleError(error.kind, f"sample {sample_id!r}: {error}") from None
+
+    def _fitting(self, encode, text, size, system):
         try:
             tokens = encode(text, size, system)
         except ByeError as error:
-            raise ByeError(f"sample {sample_id!r}: {error}") from None
+            raise SampleError("text", str(error)) from None
         if len(tokens.ids) > self.max_tokens:
-            raise ByeError(
-                f"sample {sample_id!r} has {len(tokens.ids)} tokens, the model takes {self.max_tokens}; shorten it"
+            raise SampleError(
+                "too long", f"it has {len(tokens.ids)} tokens, the model takes {self.max_tokens}; shorten it"
             )
         return tokens
 
