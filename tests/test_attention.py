@@ -13,10 +13,10 @@ from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 from bye.errors import ByeError
 from bye.extraction.attention import extract
 from bye.extraction.maps import example_maps
-from bye.extraction.reductions import entropy, image_distribution, masses_by_role
-from bye.extraction.rows import last_rows
+from bye.extraction.reductions import Reduction, entropy
+from bye.extraction.rows import answer_rows
 from bye.models import load_model
-from bye.models.attention import LastRow, record_decoder
+from bye.models.attention import Rows, record_decoder
 from bye.models.family import pad, processing_order
 
 EVERY = pytest.mark.parametrize("family", TEMPLATES)
@@ -60,6 +60,18 @@ def eager_rows(root, family, questions, owners=range(5)):
     return rows
 
 
+def last_rows(loaded, prompts, features, owners=None):
+    """Whole rows of the last answers, (B, L, H, N), and the tokens' roles (B, N)."""
+    kept = []
+
+    def whole(roles):
+        kept.append(roles)
+        return lambda rows: (rows,)
+
+    (rows,) = answer_rows(loaded, prompts, features, whole, owners)
+    return rows[:, -1], kept[0]
+
+
 def prompts_and_features(loaded, root, owners=range(5)):
     """Tokens of each question on its image, and the features of the distinct images."""
     prompts = [loaded.encoder.prompt(question, SIZES[i]) for question, i in zip(QUESTIONS, owners, strict=True)]
@@ -76,13 +88,15 @@ def test_rows_equal_batch_of_one_eager(folders, family, side):
     prompts, features = prompts_and_features(loaded, folders)
     ids = pad([prompt.ids for prompt in prompts], 0, side=side.split(",")[0])
     mask = pad([np.ones(len(prompt.ids)) for prompt in prompts], 0, side=side.split(",")[0])
-    with torch.no_grad(), LastRow(mask) as rows:
+    last = (mask * torch.arange(mask.shape[1])).argmax(dim=1)
+    with torch.no_grad(), Rows(last[:, None], lambda rows: (rows,)) as rows:
         loaded.model(**loaded.inputs(ids, features, None if "unmasked" in side else mask))
     heads = loaded.n_heads
-    assert [tuple(layer.shape) for layer in rows.layers] == [
-        (5, heads, ids.shape[1])
+    assert [tuple(layer.shape) for (layer,) in rows.layers] == [
+        (5, 1, heads, ids.shape[1])
     ] * loaded.n_layers  # heads x N only
-    for got, real, row in zip(rows.attention, mask.bool(), expected, strict=True):
+    attention = torch.cat([layer for (layer,) in rows.layers], dim=1)  # (B, L, H, N)
+    for got, real, row in zip(attention, mask.bool(), expected, strict=True):
         torch.testing.assert_close(got[..., real], row, atol=1e-5, rtol=0)
         assert (got[..., ~real] == 0).all()
 
@@ -140,12 +154,12 @@ def test_output_of_the_model_is_unchanged_and_the_tower_is_left_alone(folders, f
     record_decoder(recording.model)
     tower = recording.model.model.visual if family == "qwen3_vl" else recording.model.model.vision_tower
     assert tower.config._attn_implementation == "sdpa"
-    assert recording.model.model.language_model.config._attn_implementation == "sdpa_last_row"
+    assert recording.model.model.language_model.config._attn_implementation == "sdpa_rows"
     x = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = plain.model(inputs_embeds=x).logits
-        assert torch.equal(recording.model(inputs_embeds=x).logits, expected)  # also outside a LastRow
-        with LastRow(torch.ones(2, 9)):
+        assert torch.equal(recording.model(inputs_embeds=x).logits, expected)  # also outside of Rows
+        with Rows(torch.tensor([[8], [3]]), lambda rows: (rows,)):
             assert torch.equal(recording.model(inputs_embeds=x).logits, expected)
 
 
@@ -156,7 +170,10 @@ def test_stage_writes_what_eager_attention_gives(folders, tmp_path, family, batc
     chosen = ["sample 3", "sample 1"]
     extract(folders / family, None, folders / "samples.json", folders, out, batch_size, chosen, maps)
     table = pyarrow.parquet.read_table(out).to_pydict()
-    assert table["id"] == [f"sample {i}" for i in range(len(QUESTIONS))]
+    assert table["id"] == ["sample 0", "sample 1", "sample 1", "sample 2", "sample 3", "sample 4"]
+    assert table["answer"] == [0, 0, 1, 0, 0, 0]
+    first = np.flatnonzero(np.array(table["answer"]) == 0)  # the second answer is another test's
+    table = {name: [column[row] for row in first] for name, column in table.items()}
     assert table["n_image_tokens"] == N_IMAGE_TOKENS.get(family, [16] * 5)
     questions = [*QUESTIONS[:3], QUESTIONS[3].replace("<image>", "<s>"), QUESTIONS[4]]
     loaded = load_model(folders / family)
@@ -184,11 +201,11 @@ def test_reductions_on_known_numbers():
     attention = torch.tensor(
         [[[[0.1, 0.2, 0.6, 0.1], [0.5, 0.2, 0.0, 0.3]]], [[[0.5, 0.5, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]]]
     )
-    distribution = image_distribution(attention, roles)
+    distribution = Reduction(roles).image_distribution(attention)
     torch.testing.assert_close(distribution, torch.tensor([[[0.4, 0.6]], [[1.0, 0.0]]], dtype=torch.float64))
     expected = torch.tensor([[0.6730116670], [0.0]], dtype=torch.float64)
     torch.testing.assert_close(entropy(distribution), expected)
-    masses = masses_by_role(attention, roles)
+    masses = Reduction(roles).masses_by_role(attention)
     torch.testing.assert_close(masses[0, :, 0, 0], torch.tensor([0.1, 0.8, 0.1]))
     torch.testing.assert_close(masses[1, :, 0, 1], torch.tensor([0.5, 0.5, 0.0]))
 

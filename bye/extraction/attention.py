@@ -1,8 +1,8 @@
 """The extraction stage: one forward pass per sample gives the attention features that the detectors read.
 
-For each sample and decoder layer the attention of the last prompt token (the query of the first token to be generated)
+For each answer of a sample and each decoder layer the attention of the token before it (the query of its first token)
 is reduced to: the entropy of its head-averaged distribution over the image tokens (BYE, Eq. 4 and 5), and the share of
-each head on system, image and question tokens.
+each head on system, image and text tokens.
 """
 
 import pyarrow as pa
@@ -33,10 +33,10 @@ def extract(
     dtype="auto",
     validate=True,
 ):
-    """Write attention.parquet (and the maps of chosen ids) for the samples of a file, in file order.
+    """Write attention.parquet (and the maps of chosen ids): a row for each answer of the samples of a file, in order.
 
-    model, adapter, samples, images, out: paths; adapter may be None; tuning: the method that it is of. Answers, and
-    turns after the first, are not seen.
+    model, adapter, samples, images, out: paths; adapter may be None; tuning: the method that it is of. What comes
+    before an answer is seen, earlier turns among it; the answer itself is not.
     maps_for: ids whose maps (Eq. 4) go to the npz file maps_out (see `write_maps`); validate: check the samples file,
     which is not needed where the suite wrote it. Several processes (`bye.machine.distributed`) take the batches in
     turn, and the first one writes. Raises ByeError for bad input and where an entropy is not finite.
@@ -63,7 +63,8 @@ def extract(
 def _table(work, found):
     """The rows of attention.parquet; the schema's metadata says how many layers and heads there are."""
     family = work.family
-    columns = {"id": pa.array(work.ids, pa.string())}
+    columns = {"id": pa.array([work.ids[i] for i in found.samples], pa.string())}
+    columns["answer"] = pa.array(found.answers, pa.int32())
     columns["n_image_tokens"] = pa.array(found.n_image_tokens, pa.int32())
     for layer in range(family.n_layers):
         columns[f"entropy_{layer:02d}"] = pa.array(found.entropies[:, layer], pa.float32())

@@ -1,4 +1,4 @@
-"""Attention maps (Eq. 4) of chosen samples in a file, for figures."""
+"""Attention maps (Eq. 4) of chosen samples in a file, for figures: those of their first answers."""
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def example_maps(
 
 
 def write_maps(path, work, maps):
-    """Write maps {id: (L, T)} of samples of a Workload to an npz file, in file order.
+    """Write maps {id: (L, T)} of the first answers of samples of a Workload to an npz file, in file order.
 
     Its arrays: ids (n,); grids (n, 2) of rows and columns; maps (n, L, T) float32, where a smaller grid than the
     largest has zeros at the end.

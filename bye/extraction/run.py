@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from bye.errors import ByeError
-from bye.extraction.reductions import features_of
-from bye.extraction.rows import last_rows
+from bye.extraction.reductions import Reduction
+from bye.extraction.rows import answer_rows
 from bye.machine import distributed
 from bye.machine.progress import Progress
 from bye.models import load_model
@@ -17,13 +17,16 @@ from bye.models.prompt import IMAGE
 
 @dataclass(frozen=True)
 class Extracted:
-    """What is kept of n samples, in file order.
+    """What is kept of the n answers of all samples: in file order, and those of a sample in order.
 
-    n_image_tokens: of each sample; entropies: (n, L) float32, nats; masses: (n, 3, L * H) float32, on system, image and
-    question tokens; maps: {id: (L, T) float64}, of the ids that were asked for.
+    samples: (n,) int64, each answer's sample, by its place in the file; answers: (n,) int64, its number there, from 0;
+    n_image_tokens: (n,) of its sample; entropies: (n, L) float32, nats; masses: (n, 3, L * H) float32, on system, image
+    and text tokens; maps: {id: (L, T) float64}, of the first answers of the ids that were asked for.
     """
 
-    n_image_tokens: list
+    samples: np.ndarray
+    answers: np.ndarray
+    n_image_tokens: np.ndarray
     entropies: np.ndarray
     masses: np.ndarray
     maps: dict
@@ -46,30 +49,36 @@ def run(work, batch_size, maps_for=()):
 
     maps_for: ids whose maps (Eq. 4) are kept. Whether the numbers are finite is for `check_finite` to say.
     """
-    family, n, wanted = work.family, len(work), set(maps_for)
-    prompts = work.prompts()
+    family, wanted = work.family, set(maps_for)
+    prompts = work.asked()
+    n_answers = np.array([len(prompt.places) for prompt in prompts])
+    first_row, n = np.cumsum(n_answers) - n_answers, n_answers.sum()  # of each sample; of all
     entropies = np.empty((n, family.n_layers), dtype=np.float32)
     masses = np.empty((n, 3, family.n_layers * family.n_heads), dtype=np.float32)
     mine, maps = [], {}
-    progress = Progress("attention", n)
+    progress = Progress("attention", len(work))
     for batch in work.batches(prompts, batch_size):
         features = work.features(batch.images, batch_size)
-        attention, roles = last_rows(family, batch.prompts, features, batch.owners)
-        distributions, *kept = (tensor.cpu().numpy() for tensor in features_of(attention, roles))
-        entropies[batch.places], masses[batch.places] = kept
-        for i, distribution in zip(batch.places, distributions, strict=True):
+        kept = answer_rows(family, batch.prompts, features, Reduction, batch.owners)
+        distribution, entropy, mass = (each.cpu().numpy() for each in kept)  # (B, 1, L, T), (B, R, L), (B, R, L, 3, H)
+        for place, i in enumerate(batch.places):
+            count, rows = n_answers[i], slice(first_row[i], first_row[i] + n_answers[i])
+            entropies[rows] = entropy[place, :count]
+            masses[rows] = mass[place, :count].swapaxes(1, 2).reshape(count, 3, -1)
             if work.ids[i] in wanted:
-                maps[work.ids[i]] = distribution[:, : np.prod(family.grid(work.sizes[i]))]
-        mine.extend(batch.places)
+                maps[work.ids[i]] = distribution[place, 0, :, : np.prod(family.grid(work.sizes[i]))]
+            mine.extend(range(rows.start, rows.stop))
         progress(batch.done)
     for places, their_entropies, their_masses, their_maps in distributed.gather(
         (mine, entropies[mine], masses[mine], maps)
     ):
         entropies[places], masses[places] = their_entropies, their_masses
         maps |= their_maps
-    progress(n)
-    n_image_tokens = [np.count_nonzero(prompt.roles == IMAGE) for prompt in prompts]
-    return Extracted(n_image_tokens, entropies, masses, maps)
+    progress(len(work))
+    samples = np.repeat(np.arange(len(work)), n_answers)
+    answers = np.arange(n) - first_row[samples]
+    n_image_tokens = np.array([np.count_nonzero(prompt.roles == IMAGE) for prompt in prompts])[samples]
+    return Extracted(samples, answers, n_image_tokens, entropies, masses, maps)
 
 
 def check_finite(found, ids, model, adapter):
@@ -79,7 +88,10 @@ def check_finite(found, ids, model, adapter):
         first = int(bad.argmax())
         layers = np.flatnonzero(~np.isfinite(found.entropies[first]))
         where = f"layer {layers[0]}" if len(layers) else "an attention mass"
+        sample, n_answers = found.samples[first], np.count_nonzero(found.samples == found.samples[first])
+        which = f"answer {found.answers[first] + 1} of {n_answers}, " if n_answers > 1 else ""
         raise ByeError(
-            f"the attention of {bad.sum()} samples is not finite (the first is {ids[first]!r}, {where}) under model "
-            f"{model} with adapter {adapter}; the fine-tune has probably diverged, lower its learning rate"
+            f"the attention of {len(set(found.samples[bad]))} samples is not finite (the first is {ids[sample]!r}, "
+            f"{which}{where}) under model {model} with adapter {adapter}; the fine-tune has probably diverged, lower "
+            "its learning rate"
         )

@@ -1,8 +1,8 @@
-"""Observe the decoder's attention beside the stock SDPA kernel: the last prompt token's row, at the price of one query.
+"""Observe the decoder's attention beside the stock SDPA kernel: rows of single tokens, each at the price of one query.
 
 The function is registered in `transformers`' own registry of attention functions and set for the decoder only; the
 vision tower stays as it is. Where eager attention with `output_attentions=True` keeps heads x N x N numbers a layer,
-this keeps heads x N.
+a row has heads x N.
 """
 
 from contextvars import ContextVar
@@ -12,33 +12,36 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "sdpa_last_row"
+NAME = "sdpa_rows"
+ROWS_AT_ONCE = 8  # of each batch entry, in memory
 _observing = ContextVar("observing", default=None)
 
 
-def attention_row(query, key, attention_mask, scaling, last):
-    """Softmax of one query row for each batch entry, in float32: (B, H, N).
+def attention_rows(query, key, attention_mask, scaling, places):
+    """Softmax of R query rows for each batch entry, in float32: (B, R, H, N).
 
     query: (B, H, M, d), the last M of N tokens; key: (B, H / group, N, d), grouped-query attention where group > 1;
     scaling: of the logits; attention_mask: None (causal, no padding) or (B or 1, 1, M, N), boolean or additive;
-    last: (B,) the row's place among the M.
+    places: (B, R) the rows' places among the M.
     """
     batch, heads, n_queries, width = query.shape
-    length = key.shape[2]
-    rows = torch.arange(batch, device=query.device)
-    one = query[rows, :, last].float()  # (B, H, d)
-    one = one.view(batch, key.shape[1], -1, width)  # (B, K, group, d): heads that share a key are neighbours
-    logits = (one @ key.float().transpose(2, 3)).view(batch, heads, length) * scaling
+    n_keys, length, n_rows = key.shape[1], key.shape[2], places.shape[1]
+    entries = torch.arange(batch, device=query.device)[:, None]
+    chosen = query[entries, :, places].float()  # (B, R, H, d)
+    chosen = chosen.view(batch, n_rows, n_keys, -1, width).transpose(1, 2)  # heads that share a key are neighbours
+    logits = chosen.reshape(batch, n_keys, -1, width) @ key.float().transpose(2, 3)  # (B, K, R x group, N)
+    logits = logits.view(batch, n_keys, n_rows, -1, length).transpose(1, 2)
+    logits = logits.reshape(batch, n_rows, heads, length) * scaling
     if attention_mask is None:
-        visible = torch.arange(length, device=query.device) <= last[:, None] + length - n_queries  # (B, N)
-        logits = logits.masked_fill(~visible[:, None], float("-inf"))
+        visible = torch.arange(length, device=query.device) <= places[..., None] + length - n_queries  # (B, R, N)
+        logits = logits.masked_fill(~visible[:, :, None], float("-inf"))
     else:
-        mask = attention_mask.expand(batch, -1, -1, -1)[rows, 0, last][:, None]  # (B, 1, N)
+        mask = attention_mask.expand(batch, -1, -1, -1)[entries, 0, places][:, :, None]  # (B, R, 1, N)
         logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask.float()
     return logits.softmax(dim=-1)
 
 
-def sdpa_last_row(module, query, key, value, attention_mask, scaling=None, **kwargs):
+def sdpa_rows(module, query, key, value, attention_mask, scaling=None, **kwargs):
     """Stock SDPA attention; inside the context of an Observer, that looks on and may give another mask."""
     observer = _observing.get()
     if observer is not None:
@@ -47,7 +50,7 @@ def sdpa_last_row(module, query, key, value, attention_mask, scaling=None, **kwa
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 
-AttentionInterface.register(NAME, sdpa_last_row)
+AttentionInterface.register(NAME, sdpa_rows)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
@@ -62,7 +65,7 @@ class Observer:
     def attend(self, layer, query, key, mask, scaling):
         """Return the mask that the layer is to use: the one given, or another.
 
-        layer: its number; query, key, mask, scaling: as in `attention_row`.
+        layer: its number; query, key, mask, scaling: as in `attention_rows`.
         """
         raise NotImplementedError
 
@@ -74,17 +77,18 @@ class Observer:
         _observing.reset(self._token)
 
 
-class LastRow(Observer):
-    """Context in which every decoder layer leaves its row of attention.
+class Rows(Observer):
+    """Context in which every decoder layer leaves what is kept of its rows of attention.
 
-    mask: (B, M) ones on the prompt's tokens and zeros on padding, on either side; M = N, or less where the first tokens
-    are in a cache. The row is that of the last prompt token, the query of the first token to be generated. After the
-    forward pass `attention` is (B, L, H, N) float32.
+    places: (B, R) the rows' places among the tokens of the forward pass, where these are the last M of N, as the first
+    ones may be in a cache; a place may stand there twice. reduce: a function from rows (B, r, H, N), float32, each
+    summing to one over the tokens that it may see, to a tuple of tensors (B, r or 1, ...). It is called with a few rows
+    at a time, so that no more than those of one layer are ever in memory. After the forward pass `layers` has a tuple
+    for each layer, of its parts one after the other.
     """
 
-    def __init__(self, mask):
-        positions = torch.arange(mask.shape[1], device=mask.device)
-        self.last = (mask.long() * positions).argmax(dim=1)  # (B,)
+    def __init__(self, places, reduce):
+        self.places, self.reduce = places, reduce
         self.layers = []
 
     def __enter__(self):
@@ -92,10 +96,9 @@ class LastRow(Observer):
         return super().__enter__()
 
     def attend(self, layer, query, key, mask, scaling):
-        self.layers.append(attention_row(query, key, mask, scaling, self.last))
+        parts = [
+            self.reduce(attention_rows(query, key, mask, scaling, places))
+            for places in self.places.split(ROWS_AT_ONCE, dim=1)
+        ]
+        self.layers.append(tuple(torch.cat(kept, dim=1) for kept in zip(*parts, strict=True)))
         return mask
-
-    @property
-    def attention(self):
-        """(B, L, H, N) float32: each row sums to one over the tokens that it may see."""
-        return torch.stack(self.layers, dim=1)

@@ -9,7 +9,7 @@ passes over prompt and answer, without any cache, would give.
 import torch
 from torch.nn import functional as F
 
-from bye.models.attention import Observer, attention_row
+from bye.models.attention import Observer, attention_rows
 
 
 class Guard:
@@ -56,8 +56,9 @@ class Guarding(Observer):
             queries = self.after_image[:, -n_queries:]
             mask = hide(hidden, torch.ones_like(queries) if answering else queries, key.shape[2], mask, query.dtype)
         if not answering and (self.guard.layers is None or layer in self.guard.layers):
-            last = torch.full((len(query),), n_queries - 1, device=query.device)
-            found = self.guard.see(layer, attention_row(query, key, mask, scaling, last), self.roles)
+            last = torch.full((len(query), 1), n_queries - 1, device=query.device)
+            row = attention_rows(query, key, mask, scaling, last)[:, 0]
+            found = self.guard.see(layer, row, self.roles)
             if found is not None and found.any():
                 self.hidden = found if self.hidden is None else self.hidden | found
         return mask

@@ -23,7 +23,8 @@ def run_prefix(family, prompts, features, owners):
     """Run what prompts on the same image have in common: (its number of tokens, a cache with a row for each prompt).
 
     prompts: B Tokens; features: of I distinct images; owners: which of these each prompt asks about. (0, None) where it
-    does not pay, with fewer than two prompts an image, or where the images have different numbers of tokens.
+    does not pay, with fewer than two prompts an image, where the images have different numbers of tokens, and where
+    what comes before an image is not the same in all prompts on it (a system prompt).
     """
     if 2 * len(features) > len(prompts):
         return 0, None
@@ -31,8 +32,10 @@ def run_prefix(family, prompts, features, owners):
     if len(lengths) > 1:
         return 0, None
     length = lengths.pop()
-    model = family.model.model
     one_of_each = [prompts[owners.index(image)].ids[:length] for image in range(len(features))]
+    if any((prompt.ids[:length] != one_of_each[i]).any() for prompt, i in zip(prompts, owners, strict=True)):
+        return 0, None
+    model = family.model.model
     cache = DynamicCache(config=model.language_model.config)
     ids = pad(one_of_each, 0).to(family.model.device)
     model(**family.inputs(ids, features), past_key_values=cache, use_cache=True)

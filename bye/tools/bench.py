@@ -18,8 +18,8 @@ import torch
 from transformers import GenerationConfig
 
 from bye.errors import ByeError
-from bye.extraction.reductions import features_of
-from bye.extraction.rows import last_rows
+from bye.extraction.reductions import Reduction
+from bye.extraction.rows import answer_rows
 from bye.models import load_model
 from bye.models.attention import record_decoder
 from bye.models.family import pad
@@ -108,8 +108,8 @@ def prepare(way, family, n, batch_size):
         for batch in batches:
             features = family.image_features({"pixel_values": pixels[batch[::an_image]]})
             owners = np.arange(len(batch)) // an_image
-            for feature in features_of(*last_rows(family, [prompts[i] for i in batch], features, owners)):
-                feature.cpu()
+            for kept in answer_rows(family, [prompts[i] for i in batch], features, Reduction, owners):
+                kept.cpu()
 
     @torch.no_grad()
     def run_authors():
