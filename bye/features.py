@@ -1,10 +1,10 @@
-"""attention.parquet as detectors get it: what one forward pass tells of each training sample."""
+"""attention.parquet as detectors get it: what one forward pass tells of each answer of the training samples."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from bye.errors import ByeError
+from bye.errors import ByeError, counted
 from bye.flags import read_table
 from bye.registry import COLUMNS
 
@@ -13,66 +13,80 @@ MASSES = tuple(name for name in COLUMNS if name != "entropy")
 
 @dataclass(frozen=True)
 class Features:
-    """Of n samples in L layers of H heads; what was not asked for is None.
+    """Of the n answers of all samples in L layers of H heads; what was not asked for is None.
 
-    path: the file, for errors; ids: n texts; entropies: (n, L) float64, nats, made comparable (`read_entropies`);
-    n_image_tokens: of the median sample; system_mass, image_mass, text_mass: (n, L, H) float64, shares of each head.
+    path: the file, for errors; ids: n texts, of each answer's sample; answers: (n,) int, its number there, from 0;
+    entropies: (n, L) float64, nats, made comparable (`read_entropies`); n_image_tokens: of the median sample;
+    system_mass, image_mass, text_mass: (n, L, H) float64, shares of each head.
     """
 
     path: str
     ids: list[str]
+    answers: np.ndarray
     entropies: np.ndarray | None = None
     n_image_tokens: float | None = None
     system_mass: np.ndarray | None = None
     image_mass: np.ndarray | None = None
     text_mass: np.ndarray | None = None
 
+    @property
+    def unit(self):
+        """What a row is (`unit_of`)."""
+        return unit_of(self.ids)
+
 
 def read_features(path, columns):
     """Return the Features of attention.parquet that `columns` name: "entropy" or one of MASSES. Raises ByeError."""
     found = {}
     if "entropy" in columns:
-        ids, found["entropies"], found["n_image_tokens"] = read_entropies(path)
+        ids, answers, found["entropies"], found["n_image_tokens"] = read_entropies(path)
     masses = [name for name in columns if name in MASSES]
     if masses:
-        table = read_table(path, ("id", *masses), prefix=masses[0])
-        ids, shape = table["id"], [int(table["metadata"][name]) for name in ("n_layers", "n_heads")]
+        table = read_table(path, ("id", *masses), prefix=masses[0], of_answers=True)
+        ids, answers = table["id"], np.array(table["answer"], dtype=int)
+        shape = [int(table["metadata"][name]) for name in ("n_layers", "n_heads")]
         for name in masses:
             found[name] = np.array(table[name], dtype=np.float64).reshape(len(ids), *shape)
-    return Features(str(path), ids, **found)
+    return Features(str(path), ids, answers, **found)
+
+
+def unit_of(ids):
+    """What rows with these ids of samples are, in a word: "sample" where none occurs twice, or "answer"."""
+    return "sample" if len(set(ids)) == len(ids) else "answer"
 
 
 def read_entropies(path):
-    """Return (ids, entropies, number of image tokens) of attention.parquet, entropies made comparable.
+    """Return (ids, answers, entropies, number of image tokens) of attention.parquet, entropies made comparable.
 
     A sample's entropy over T_i image tokens is at most ln T_i, and where attention is spread over most of them, it
     grows in proportion to it. So the file's nats are multiplied by ln T / ln T_i, with T the tokens of the median
     sample, which are returned: the share of the highest possible entropy, in nats at T. Where all samples have the same
-    T, the factor is exactly 1. Entropies are float64 of shape (n_samples, n_layers). Raises ByeError where an entropy
-    is no finite number, naming the sample and the layer, or a sample has one image token.
+    T, the factor is exactly 1. A row is an answer: ids of its sample, answers its number there, entropies float64 of
+    shape (n, n_layers). Raises ByeError where an entropy is no finite number, naming the sample and the layer, or a
+    sample has one image token.
     """
-    table = read_table(path, ("id", "n_image_tokens", "entropy_00"), prefix="entropy_")
+    table = read_table(path, ("id", "n_image_tokens", "entropy_00"), prefix="entropy_", of_answers=True)
     layers = sorted(int(name[len("entropy_") :]) for name in table if name.startswith("entropy_"))
-    ids = table["id"]
-    entropies = np.array(
-        [table[f"entropy_{layer:02d}"] for layer in layers], dtype=np.float64
-    ).T  # (n_samples, n_layers)
+    ids, answers = table["id"], np.array(table["answer"], dtype=int)
+    entropies = np.array([table[f"entropy_{layer:02d}"] for layer in layers], dtype=np.float64).T  # (n, n_layers)
     if not np.isfinite(entropies).all():
         bad = np.argwhere(~np.isfinite(entropies))
-        sample, layer = bad[0]
+        row, layer = bad[0]
+        which = f", answer {answers[row] + 1} of {ids.count(ids[row])}," if ids.count(ids[row]) > 1 else ""
         raise ByeError(
-            f"{path}: the attention entropy of sample {ids[sample]!r} in layer {layer} is {entropies[sample, layer]} "
-            f"({len(np.unique(bad[:, 0]))} of {len(ids)} samples have such values); the fine-tune has probably "
-            "diverged, so check its loss and lower the learning rate"
+            f"{path}: the attention entropy of sample {ids[row]!r}{which} in layer {layer} is {entropies[row, layer]} "
+            f"({len(np.unique(bad[:, 0]))} of {counted(len(ids), unit_of(ids))} have such values); the fine-tune has "
+            "probably diverged, so check its loss and lower the learning rate"
         )
     if not ids:
-        return ids, entropies, 0
+        return ids, answers, entropies, 0
     tokens = np.array(table["n_image_tokens"], dtype=np.float64)
     if tokens.min() < 2:
         raise ByeError(
             f"{path}: sample {ids[tokens.argmin()]!r} has one image token, and attention on one has no entropy; give a "
             "larger image or drop the sample"
         )
-    median = float(np.median(tokens))
+    _, one_of_each = np.unique(ids, return_index=True)
+    median = float(np.median(tokens[one_of_each]))
     factors = np.where(tokens == median, 1.0, np.log(median) / np.log(tokens))
-    return ids, entropies * factors[:, None], median
+    return ids, answers, entropies * factors[:, None], median

@@ -10,12 +10,12 @@ from bye.errors import ByeError
 from bye.files import write_parquet
 from bye.formats import FLAGS, names
 
-COLUMNS = names(FLAGS)
+COLUMNS = tuple(name for name in names(FLAGS) if name != "answer")  # which older files lack
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a detector says of n training samples.
+    """What a detector says of n training samples, or of their n answers, where it reads columns of attention.parquet.
 
     flagged: (n,) bool; reasons: n texts, why a sample is dropped, "" where it is kept; scores: (n,) float, low is
     suspicious, and p_low: (n,) float, posterior probability of being flagged, both None where there are none; columns:
@@ -37,9 +37,10 @@ class Verdict:
         return cls(flagged, [reason if drop else "" for drop in flagged], **more)
 
 
-def write_flags(path, ids, verdict):
-    """Write flags.parquet: one row a sample of `ids`, in the order of the samples file, of a Verdict.
+def write_flags(path, ids, verdict, answers=None):
+    """Write flags.parquet: one row a sample of `ids`, in the order of the samples file, of a Verdict on samples.
 
+    answers: of each sample the number of the answer, from 0, that is spoken of; None where it is the first of all.
     Scores and p_low that there are none of are NaN.
     """
     unknown = np.full(len(ids), np.nan)
@@ -49,6 +50,7 @@ def write_flags(path, ids, verdict):
         "p_low": np.asarray(unknown if verdict.p_low is None else verdict.p_low, dtype=np.float64),
         "flagged": np.asarray(verdict.flagged, dtype=bool),
         "reason": pyarrow.array(verdict.reasons, pyarrow.string()),
+        "answer": np.zeros(len(ids), dtype=np.int32) if answers is None else np.asarray(answers, dtype=np.int32),
         **verdict.columns,
     }
     write_parquet(path, pyarrow.table(columns).replace_schema_metadata(verdict.metadata or None))
@@ -77,17 +79,19 @@ def read_labels(path, ids, exact=False):
     return np.array([poisoned[sample] for sample in ids], dtype=bool)
 
 
-def read_table(path, columns, prefix=None):
+def read_table(path, columns, prefix=None, of_answers=False):
     """Return columns of a Parquet file as a dict of lists, with the schema's metadata under the key "metadata".
 
-    All columns are read, or only `columns` and those whose names begin with `prefix`. Raises ByeError if the file
-    cannot be read, lacks one of `columns`, or an id occurs twice.
+    All columns are read, or only `columns` and those whose names begin with `prefix`. of_answers: a row is an answer;
+    its number in its sample is read too, from the column `answer`, or is 0 where an older file has none. Raises
+    ByeError if the file cannot be read, lacks one of `columns`, or an id (an answer of it) occurs twice.
     """
     try:
         # ParquetFile, since pyarrow.parquet.read_table loads pandas where it is installed.
         with pyarrow.parquet.ParquetFile(path) as file:
             present = file.schema_arrow.names
-            chosen = None if prefix is None else [n for n in present if n in columns or n.startswith(prefix)]
+            wanted = {*columns, "answer"} if of_answers else columns
+            chosen = None if prefix is None else [n for n in present if n in wanted or n.startswith(prefix)]
             table = file.read(columns=chosen)
     except FileNotFoundError:
         raise ByeError(f"{path} does not exist; check the path") from None
@@ -98,6 +102,10 @@ def read_table(path, columns, prefix=None):
             raise ByeError(f"{path} has no column {name!r}; give a file that the suite's own stage wrote")
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     content = table.to_pydict() | {"metadata": metadata}
+    if of_answers and "answer" in present:
+        if len(set(zip(content["id"], content["answer"], strict=True))) != len(content["id"]):
+            raise ByeError(f"{path} holds an answer of a sample twice; make it again")
+        return content
     if len(set(content["id"])) != len(content["id"]):
         raise ByeError(f"{path} holds an id twice; ids of samples must differ")
-    return content
+    return content | {"answer": [0] * len(content["id"])} if of_answers else content

@@ -56,6 +56,7 @@ SAMPLE = columns(
     ("image", "string", "path of the image, relative to the image folder that belongs to the file"),
     ("conversations", "list of objects", '{"from": "human" or "gpt", "value": text}, turn by turn'),
     ("references", "list of string", "only in test sets of captions: all reference captions"),
+    ("system", "string", "only of a conversation that has one: its system prompt"),
 )
 LABEL = columns(
     ("id", "string", "id of the training sample, integers as text"),
@@ -71,19 +72,24 @@ LOSS = columns(
     ("learning_rate", "number", "at this step"),
 )
 ATTENTION = columns(
-    ("id", "string", "id of the training sample"),
+    ("id", "string", "id of the training sample, once for each of its answers; in the order of the samples file"),
+    ("answer", "int32", "number of the answer in its sample, from 0"),
     ("n_image_tokens", "int32", "tokens T that its image has"),
     ("entropy_LAYER", "float32", "of the head-averaged attention on image tokens (Eq. 5), nats, 0 to ln T"),
     (
         "system_mass",
         "list of float32",
-        "each head's share on system text, role tags and special tokens, 0 to 1; layer by layer",
+        "each head's share on system prompt, role tags and special tokens, 0 to 1; layer by layer",
     ),
     ("image_mass", "list of float32", "the same on the image tokens"),
-    ("text_mass", "list of float32", "the same on the question; the three add up to 1"),
+    (
+        "text_mass",
+        "list of float32",
+        "the same on the question, and earlier questions and answers; the three add up to 1",
+    ),
 )
 MAPS = columns(
-    ("ids", "string (n,)", "ids of the samples, two clean and two poisoned ones by default"),
+    ("ids", "string (n,)", "ids of the samples, two clean and two poisoned ones by default; maps are of first answers"),
     (
         "maps",
         "float32 (n, layers, T)",
@@ -113,6 +119,11 @@ FLAGS = columns(
     ("p_low", "float64", "posterior of the component with less entropy, 0 to 1; NaN where there is none"),
     ("flagged", "bool", "whether the sample is to be dropped"),
     ("reason", "string", "why, in a sentence; empty where it is kept"),
+    (
+        "answer",
+        "int32",
+        "number of the answer that this is of, the sample's most suspicious one, from 0; 0 where samples are judged",
+    ),
 )
 # Further columns of flags.parquet, by the kind of the defence.
 FLAGS_OF_KIND = {

@@ -13,18 +13,23 @@ import pytest
 from detectors import detect, detect_on_samples
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
+from bye.cleaning.fold import fold
 from bye.cleaning.keep import keep
+from bye.cleaning.run import SampleSet
+from bye.cleaning.run import detect as run
 from bye.errors import ByeError
 from bye.features import read_entropies
 from bye.flags import Verdict, read_flags, write_flags
-from bye.metrics.detection import score
+from bye.metrics.detection import layer_aurocs, score
 
 N = 200  # samples
 
 
-def write_attention(path, entropies, ids=None, tokens=81):
-    """Write entropies (n_samples, n_layers) as the attention stage does."""
+def write_attention(path, entropies, ids=None, tokens=81, answers=None):
+    """Write entropies (n_rows, n_layers) as the attention stage does; without answers as it once did."""
     columns = {"id": ids or [f"q{index}" for index in range(len(entropies))]}
+    if answers is not None:
+        columns["answer"] = np.array(answers, dtype=np.int32)
     columns["n_image_tokens"] = np.broadcast_to(tokens, len(entropies)).astype(np.int32)
     columns |= {f"entropy_{layer:02d}": column.astype(np.float32) for layer, column in enumerate(entropies.T)}
     columns["image_mass"] = [[0.1, 0.2]] * len(entropies)
@@ -182,13 +187,151 @@ def test_entropies_are_as_in_the_file_where_all_samples_have_as_many_tokens(tmp_
     entropies = np.random.default_rng(0).normal(4, 0.3, (40, 3)).astype(np.float32)
     for tokens in (2, 81, 256, 576, 2880):
         write_attention(tmp_path / "a.parquet", entropies, tokens=tokens)
-        _, read, median = read_entropies(tmp_path / "a.parquet")
+        *_, read, median = read_entropies(tmp_path / "a.parquet")
         assert np.array_equal(read, entropies.astype(np.float64)) and median == tokens
 
 
 def test_unknown_rule(tmp_path, attention):
     with pytest.raises(ByeError, match="setting rule: 'mine' is not one of \\['paper', 'released'\\]"):
         detect(attention, outputs(tmp_path)[1], rule="mine")
+
+
+# ---- several answers -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def talks(tmp_path, poisoned):
+    """Samples with one to three answers: which answer of each is poisoned (-1: none), never the first, and the file."""
+    counts = np.arange(N) % 3 + 1
+    counts[poisoned] = np.arange(poisoned.sum()) % 2 + 2
+    where = np.where(poisoned, counts - 1, -1)
+    samples, answers = np.repeat(np.arange(N), counts), np.concatenate([np.arange(count) for count in counts])
+    entropies = np.random.default_rng(1).normal(4.0, 0.3, (len(samples), 4))
+    entropies[answers == where[samples], 2] -= 2.5
+    write_attention(tmp_path / "talks.parquet", entropies, [f"q{i}" for i in samples], answers=answers)
+    return where, tmp_path / "talks.parquet"
+
+
+def test_a_sample_is_flagged_for_its_second_or_third_answer_alone(tmp_path, talks, poisoned, samples):
+    (where, attention), flags = talks, outputs(tmp_path)[1]
+    assert detect(attention, flags) == 20
+    table = pyarrow.parquet.read_table(flags)
+    assert str(table.schema.field("answer").type) == "int32"
+    content, rows = table.to_pydict(), pyarrow.parquet.read_table(attention).to_pydict()
+    assert content["id"] == [f"q{index}" for index in range(N)]
+    assert np.array_equal(content["flagged"], poisoned)
+    by_hand = {name: {} for name in content["id"]}
+    for name, answer, entropy in zip(rows["id"], rows["answer"], rows["entropy_02"], strict=True):
+        by_hand[name][answer] = entropy
+    for name, drop, score_, answer, reason, place in zip(
+        *(content[column] for column in ("id", "flagged", "score", "answer", "reason")), where, strict=True
+    ):
+        told = by_hand[name]
+        assert (answer, score_) == (min(told, key=told.get), pytest.approx(min(told.values())))
+        assert not drop or answer == place
+        start = f"answer {answer + 1} of {len(told)}: attention entropy {score_:.3f} nats in sensitive layer 2, below"
+        assert reason.startswith(start) if drop else reason == ""
+
+    labels = tmp_path / "labels.parquet"
+    write_labels(labels, poisoned)
+    assert keep(samples, flags, tmp_path / "kept.json", tmp_path / "dropped.json") == (N - 20, 20)
+    score(flags, labels, tmp_path / "detection.json", outputs(tmp_path)[0])
+    result = json.loads((tmp_path / "detection.json").read_text())
+    assert (result["precision"], result["recall"], result["auroc"], result["n_samples"]) == (1, 1, 1, N)
+    aurocs = layer_aurocs(attention, labels)
+    for layer, auroc in enumerate(aurocs):
+        lowest = {}
+        for name, entropy in zip(rows["id"], rows[f"entropy_0{layer}"], strict=True):
+            lowest[name] = min(entropy, lowest.get(name, np.inf))
+        assert auroc == pytest.approx(roc_auc_score(poisoned, [-lowest[f"q{i}"] for i in range(N)]))
+    assert aurocs[2] == 1
+
+
+def test_folding_by_definition():
+    """Against a plain sort, with ties, missing scores, and answers that stand in any order."""
+    rng = np.random.default_rng(0)
+    ids = [f"q{i}" for i in rng.integers(0, 40, 120)]
+    answers = np.array([ids[:row].count(name) for row, name in enumerate(ids)])
+    flagged = rng.random(120) < 0.2
+    scores = np.where(rng.random(120) < 0.1, np.nan, rng.integers(0, 4, 120))
+    reasons = [f"row {row}" if drop else "" for row, drop in enumerate(flagged)]
+    more = {"row": np.arange(120), "text": [f"t{row}" for row in range(120)]}
+    for given in (scores, None):
+        verdict = Verdict(flagged, reasons, scores=given, p_low=given, columns=more, metadata={"a": "b"}, tables={})
+        folded, chosen = fold(verdict, ids, answers)
+        for number, name in enumerate(dict.fromkeys(ids)):
+            own = [row for row in range(120) if ids[row] == name]
+            value = np.nan_to_num(np.zeros(120) if given is None else given, nan=np.inf)
+            best = sorted(own, key=lambda row: (not flagged[row], value[row], answers[row]))[0]
+            assert (chosen[number], folded.columns["row"][number]) == (answers[best], best)
+            assert folded.columns["text"][number] == f"t{best}"
+            assert folded.flagged[number] == any(flagged[own])
+            which = f"answer {answers[best] + 1} of {len(own)}: row {best}" if len(own) > 1 else f"row {best}"
+            assert folded.reasons[number] == (which if flagged[best] else "")
+            if given is not None:
+                np.testing.assert_equal(folded.scores[number], given[best])
+                np.testing.assert_equal(folded.p_low[number], given[best])
+        assert folded.metadata == {"a": "b"} and (given is not None or folded.scores is None)
+
+
+OWN = """
+import numpy as np
+from bye.flags import Verdict
+READS = ("entropy", "samples", "labels")
+
+
+def detect(features, samples, labels, *, short: bool = False):
+    assert len(samples.entries) == len(set(features.ids)) < len(features.ids) == len(labels)
+    flagged = labels & (features.answers == 1)
+    return Verdict.of(flagged[1:] if short else flagged, "told")
+"""
+
+
+def test_a_detector_of_columns_samples_and_labels_judges_answers(tmp_path, talks, poisoned, samples):
+    (tmp_path / "own.py").write_text(OWN)
+    write_labels(tmp_path / "labels.parquet", poisoned)
+    files = {"samples": SampleSet(samples), "labels": tmp_path / "labels.parquet", "attention": talks[1]}
+    assert run(str(tmp_path / "own.py"), tmp_path / "flags.parquet", 0, {}, **files) == 20
+    flags = read_flags(tmp_path / "flags.parquet")
+    assert np.array_equal(flags["flagged"], poisoned) and np.isnan(flags["score"]).all()
+    assert flags["answer"] == poisoned.astype(int).tolist()  # without scores the first flagged one, or the first
+    assert set(flags["reason"]) == {"", "answer 2 of 2: told", "answer 2 of 3: told"}
+    with pytest.raises(ByeError, match=r"own.py: detect gave \d+ flagged for \d+ answers; give one for each"):
+        run(str(tmp_path / "own.py"), tmp_path / "flags.parquet", 0, {"short": True}, **files)
+    samples.write_text(json.dumps([entry(index) for index in range(1, N)]))
+    with pytest.raises(ByeError, match="are not of the same samples"):
+        run(str(tmp_path / "own.py"), tmp_path / "x.parquet", 0, {}, **files | {"samples": SampleSet(samples)})
+
+
+def test_bad_attention_of_answers(tmp_path):
+    out, path = outputs(tmp_path)[1], tmp_path / "a.parquet"
+    ids, answers = ["q0", "q1", "q1", *(f"q{i}" for i in range(2, 12))], [0, 0, 1, *[0] * 10]
+    entropies = np.random.default_rng(0).normal(4, 0.3, (13, 3))
+    write_attention(path, entropies[:9], ids[:9], answers=answers[:9])
+    with pytest.raises(ByeError, match="has 9 answers, and BYE needs 10 at least"):
+        detect(path, out)
+    write_attention(path, entropies, ids, answers=[0] * 13)
+    with pytest.raises(ByeError, match="a.parquet holds an answer of a sample twice; make it again"):
+        detect(path, out)
+    entropies[2, 1] = np.nan
+    write_attention(path, entropies, ids, answers=answers)
+    with pytest.raises(ByeError, match=r"sample 'q1', answer 2 of 2, in layer 1 is nan \(1 of 13 answers have such"):
+        detect(path, out)
+
+
+def test_the_median_number_of_image_tokens_is_that_of_samples(tmp_path):
+    ids, answers = ["q0"] * 5 + ["q1", "q2"], [0, 1, 2, 3, 4, 0, 0]
+    write_attention(tmp_path / "a.parquet", np.full((7, 2), 3.0), ids, [50] * 5 + [100, 200], answers)
+    read_ids, read_answers, entropies, median = read_entropies(tmp_path / "a.parquet")
+    assert (read_ids, read_answers.tolist(), median) == (ids, answers, 100)
+    np.testing.assert_allclose(entropies[:, 0], 3 * np.log(100) / np.log([50] * 5 + [100, 200]))
+
+
+def test_flags_of_before_answers_were_told_apart_are_read(tmp_path, samples, attention):
+    flags = outputs(tmp_path)[1]
+    detect(attention, flags)
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(flags).drop_columns(["answer"]), flags)
+    assert keep(samples, flags, tmp_path / "kept.json", tmp_path / "dropped.json") == (N - 20, 20)
 
 
 # ---- the other defences --------------------------------------------------------------------------------------------

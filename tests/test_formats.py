@@ -47,7 +47,9 @@ def files(tmp_path_factory, tiny_model):
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(root / f"{number}.png")
         turns = [{"from": "human", "value": "<image>\nIs it red?"}, {"from": "gpt", "value": "No."}]
         entries.append({"id": number, "image": f"{number}.png", "conversations": turns})
-    (root / "test.json").write_text(json.dumps([{**entry, "references": ["No.", "no"]} for entry in entries]))
+    (root / "test.json").write_text(
+        json.dumps([{**entry, "references": ["No.", "no"], "system": "Hm."} for entry in entries])
+    )
     data, labels = root / "data/d/badnet/s0", root / "labels/d/badnet/s0.parquet"
     poison_training_set(entries, root, "badnet", 0.25, TARGET, 0, data, labels)
     trigger_test_set(entries[:2], root, "badnet", TARGET, 0, data)

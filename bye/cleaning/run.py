@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bye.cleaning.fold import fold
 from bye.data.samples import id_of, read_samples
-from bye.errors import ByeError
-from bye.features import read_features
+from bye.errors import ByeError, counted
+from bye.features import read_features, unit_of
 from bye.files import write_csv
 from bye.flags import Verdict, read_labels, write_flags
 from bye.registry import COLUMNS, find
@@ -51,6 +52,9 @@ class FineTunedModel:
 def detect(kind, flags, seed, settings, attention=None, samples=None, labels=None, reference=None, model=None):
     """Run a detector; write flags.parquet and, beside it, the tables that the method WRITES.
 
+    One that reads columns of attention.parquet judges answers, and its labels are those of each answer's sample; what
+    it says is folded into samples (`bye.cleaning.fold`). Others judge samples.
+
     Parameters
     ----------
     kind : of a defence that acts on the training set, or the path of a .py file.
@@ -68,7 +72,8 @@ def detect(kind, flags, seed, settings, attention=None, samples=None, labels=Non
     Raises
     ------
     ByeError
-        For bad input, something that the method reads and was not given, and a verdict that does not fit the samples.
+        For bad input, something that the method reads and was not given, and a verdict that does not fit what was
+        judged.
     """
     method = find("defence", kind)
     if method.acts_on != "training set":
@@ -81,30 +86,34 @@ def detect(kind, flags, seed, settings, attention=None, samples=None, labels=Non
             raise ByeError(f"defence {kind} reads {name}; give --{option}")
     if columns:
         given["features"] = read_features(attention, columns)
-    ids = given["features"].ids if columns else samples.ids
+    judged = given["features"].ids if columns else samples.ids  # the sample of each row of the verdict
+    ids = list(dict.fromkeys(judged)) if columns else judged
     if "samples" in method.reads and samples.ids != ids:
         raise ByeError(f"{attention} and {samples.path} are not of the same samples; give those of one run")
     if "labels" in method.reads:
-        given["labels"] = read_labels(labels, ids)
+        given["labels"] = read_labels(labels, judged)
     function = method.bind("detect", settings, seed=seed)
     verdict = function(**{name: given[name] for name in method.functions["detect"].given})
-    _check(verdict, ids, method)
+    _check(verdict, judged, method)
     for name in method.writes:
         rows = verdict.tables[name]
         write_csv(Path(flags).with_name(name), rows, list(rows[0]) if rows else [])
-    write_flags(flags, ids, verdict)
+    answers = None
+    if columns:
+        verdict, answers = fold(verdict, judged, given["features"].answers)
+    write_flags(flags, ids, verdict, answers)
     return int(np.sum(verdict.flagged))
 
 
-def _check(verdict, ids, method):
-    """Raise ByeError unless a verdict is one on these samples."""
-    n, what = len(ids), f"{method.path}: detect"
+def _check(verdict, judged, method):
+    """Raise ByeError unless a verdict is one on rows of these samples."""
+    n, what = len(judged), f"{method.path}: detect"
     if not isinstance(verdict, Verdict):
         raise ByeError(f"{what} gave a {type(verdict).__name__}; give a bye.flags.Verdict")
     parts = {"flagged": verdict.flagged, "reasons": verdict.reasons, "scores": verdict.scores, "p_low": verdict.p_low}
     for name, part in {**parts, **verdict.columns}.items():
         if part is not None and len(part) != n:
-            raise ByeError(f"{what} gave {len(part)} {name} for {n} samples; give one for each")
+            raise ByeError(f"{what} gave {len(part)} {name} for {counted(n, unit_of(judged))}; give one for each")
     if np.asarray(verdict.flagged).dtype != bool:
         raise ByeError(f"{what} gave flags of type {np.asarray(verdict.flagged).dtype}; give booleans")
     for name in sorted(set(method.writes) ^ set(verdict.tables)):

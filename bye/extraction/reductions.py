@@ -30,8 +30,7 @@ class Reduction:
         Masses are (B, R, 3, H).
         """
         distribution = self.image_distribution(rows)
-        masses = self.masses_by_role(rows).transpose(1, 2)
-        return distribution[:, :1].clone(), entropy(distribution), masses
+        return distribution[:, :1], entropy(distribution), self.masses_by_role(rows).transpose(1, 2)
 
     def image_distribution(self, rows):
         """Head-averaged attention on image tokens, summing to one (Eq. 4): (B, R, H, N) -> (B, R, T) float64.

@@ -62,11 +62,14 @@ def detection_metrics(poisoned, flagged, scores):
 def layer_aurocs(attention, labels):
     """Return for each layer how well its entropy alone ranks the poisoned samples first, in 0..1; None without poison.
 
-    attention: path of attention.parquet; labels: path of the Parquet file (id, poisoned). Raises ByeError if a sample
-    has no label.
+    A sample's entropy is the lowest of its answers. attention: path of attention.parquet; labels: path of the Parquet
+    file (id, poisoned). Raises ByeError if a sample has no label.
     """
-    ids, entropies, _ = read_entropies(attention)
-    poisoned = read_labels(labels, ids)
+    ids, _, of_answers, _ = read_entropies(attention)
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(ids))}
+    entropies = np.full((len(number_of), of_answers.shape[1]), np.inf)  # (n_samples, n_layers)
+    np.minimum.at(entropies, [number_of[name] for name in ids], of_answers)
+    poisoned = read_labels(labels, list(number_of))
     if poisoned.all() or not poisoned.any():
         return [None] * entropies.shape[1]
     return [auroc(poisoned, -column) for column in entropies.T]

@@ -100,5 +100,6 @@ class Rows(Observer):
             self.reduce(attention_rows(query, key, mask, scaling, places))
             for places in self.places.split(ROWS_AT_ONCE, dim=1)
         ]
+        # A copy, of one part too, so that what it is a view of can go.
         self.layers.append(tuple(torch.cat(kept, dim=1) for kept in zip(*parts, strict=True)))
         return mask

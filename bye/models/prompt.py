@@ -93,41 +93,21 @@ class PromptEncoder:
 
     def _tokens(self, texts, size, system):
         """Encode texts, questions and answers in turn, in the template, and the image's tokens in their place."""
-        n_turns, generation = (len(texts) + 1) // 2, len(texts) % 2 == 1
-        roles_of_texts = [ANSWER if number % 2 else TEXT for number in range(len(texts))]
-        own = system is not None and self.takes_system
-        if own:
-            texts, roles_of_texts = [system, *texts], [SYSTEM, *roles_of_texts]
-        elif system is not None:
-            texts = [f"{system}\n{texts[0]}", *texts[1:]]
-        opening = self._pieces(1, generation=True)[-1]  # what asks for an answer
-        text, roles_of_characters, written, answered = "", [], [], []
-        for number, piece in enumerate(self._pieces(n_turns, generation, own)):
-            if number < len(texts) and roles_of_texts[number] == ANSWER:
-                # Some templates write a blank after what asks for an answer. It is not in the prompt.
-                answered.append(len(text) + len(opening if piece.startswith(opening) else piece))
-            text += piece
-            roles_of_characters += [SYSTEM] * len(piece)
-            written += [False] * len(piece)
-            if number < len(texts):
-                text += texts[number]
-                roles_of_characters += [roles_of_texts[number]] * len(texts[number])
-                written += [True] * len(texts[number])
+        text, roles_of_characters, written, asked = self._lay_out(texts, system)
         encoding = self.guarded.encode(text, add_special_tokens=False)
         ids = [self.original_ids.get(token, token) for token in encoding.ids]
-        roles = [max(roles_of_characters[start:end], default=SYSTEM) for start, end in encoding.offsets]
-        for position, (role, (start, end)) in enumerate(zip(roles, encoding.offsets, strict=True)):
-            if ids[position] in self.special_ids and any(written[start:end]):
+        offsets = encoding.offsets
+        roles = [max(roles_of_characters[start:end], default=SYSTEM) for start, end in offsets]
+        for position, (start, end) in enumerate(offsets):
+            if ids[position] in self.special_ids and any(start < last and first < end for first, last in written):
                 raise ByeError(
                     f"the text {text[start:end]!r} cannot be told from a special token by this model's tokenizer; "
                     "remove it from the sample"
                 )
-            if role == SYSTEM and position and roles[position - 1] == ANSWER and ids[position] in self.end_token_ids:
+            after_answer = roles[position] == SYSTEM and position and roles[position - 1] == ANSWER
+            if after_answer and ids[position] in self.end_token_ids:
                 roles[position] = ANSWER
-        ends = [end for _, end in encoding.offsets]
-        places = [next(place for place, end in enumerate(ends) if end > begin) - 1 for begin in answered]
-        if generation:
-            places.append(len(ids) - 1)
+        places = [sum(end <= place for _, end in offsets) - 1 for place in asked]
         if not (self.begin_ids and ids[:1] == self.begin_ids[:1]):
             ids, roles = self.begin_ids + ids, [SYSTEM] * len(self.begin_ids) + roles
             places = [place + len(self.begin_ids) for place in places]
@@ -136,6 +116,35 @@ class PromptEncoder:
         ids = np.concatenate([ids[:image], image_ids, ids[image + 1 :]]).astype(np.int64)
         roles = np.concatenate([roles[:image], image_roles, roles[image + 1 :]]).astype(np.int8)
         return Tokens(ids, roles, np.array(places) + len(image_ids) - 1)
+
+    def _lay_out(self, texts, system):
+        """Put texts, questions and answers in turn, into the template.
+
+        Returns the whole as one text, the role of each of its characters, where in it the given texts begin and end,
+        and where each answer has been asked for, which the template may follow with a blank.
+        """
+        roles = [ANSWER if number % 2 else TEXT for number in range(len(texts))]
+        n_turns, generation = (len(texts) + 1) // 2, len(texts) % 2 == 1
+        apart = system is not None and self.takes_system
+        if apart:
+            texts, roles = [system, *texts], [SYSTEM, *roles]
+        elif system is not None:
+            texts = [f"{system}\n{texts[0]}", *texts[1:]]
+        opening = self._pieces(1, generation=True)[-1]  # what asks for an answer
+        *pieces, last = self._pieces(n_turns, generation, apart)
+        text, roles_of_characters, written, asked = "", [], [], []
+        for piece, given, role in zip(pieces, texts, roles, strict=True):
+            if role == ANSWER:
+                asked.append(len(text) + len(opening if piece.startswith(opening) else piece))
+            start = len(text) + len(piece)
+            written.append((start, start + len(given)))
+            text += piece + given
+            roles_of_characters += [SYSTEM] * len(piece) + [role] * len(given)
+        text += last
+        roles_of_characters += [SYSTEM] * len(last)
+        if generation:
+            asked.append(len(text))
+        return text, roles_of_characters, written, asked
 
     def _pieces(self, n_turns, generation=False, system=False):
         """The template's text around the texts of `n_turns` turns, each answer closed by an end token.

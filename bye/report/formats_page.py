@@ -109,8 +109,8 @@ FILES = {
         File(
             "MODEL/DATASET/ATTACK/sSEED/vanilla/attention.parquet",
             "attention",
-            "Parquet, one row a training sample",
-            "Attention of the last prompt token under the plain fine-tune; what detectors read.",
+            "Parquet, one row an answer of a training sample",
+            "Attention of the token before each answer under the plain fine-tune; what detectors read.",
             ATTENTION,
             (("n_layers", "number of decoder layers"), ("n_heads", "heads of a layer")),
         ),

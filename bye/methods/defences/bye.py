@@ -31,7 +31,8 @@ def detect(
 
     Parameters
     ----------
-    features : Features with entropies, comparable between samples that differ in their number of image tokens.
+    features : Features with entropies, comparable between samples that differ in their number of image tokens. Where
+        samples have several answers, each answer is judged as a sample is.
     seed : of the mixtures' k-means starts.
     rule : how a layer is found sensitive, by the paper's BSI (Eq. 7) or the released code's margin.
     tau : threshold of that rule.
@@ -56,7 +57,7 @@ def detect(
 
     entropies = features.entropies
     if len(features.ids) < MIN_SAMPLES:
-        found = counted(len(features.ids), "sample")
+        found = counted(len(features.ids), features.unit)
         raise ByeError(f"{features.path} has {found}, and BYE needs {MIN_SAMPLES} at least; give a larger set")
     threshold *= np.log(features.n_image_tokens) / np.log(PAPER_IMAGE_TOKENS)
     detector = BYEDetector(rule, tau, clustering, over, threshold, random_state=seed)

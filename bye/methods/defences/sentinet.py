@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from bye.data.images import load_image
-from bye.data.samples import id_of, question_of
+from bye.data.samples import id_of, question_of, system_of
 from bye.errors import ByeError, counted
 from bye.flags import Verdict
 from bye.machine.progress import Progress
@@ -115,7 +115,7 @@ class Trial:
     def __init__(self, loaded, hosts, root, generator, saliency, batch_size):
         self.loaded, self.saliency, self.batch_size = loaded, saliency, batch_size
         self.hosts = loaded.pixels([load_image(root, entry) for entry in hosts])["pixel_values"]  # (R, 3, S, S)
-        self.prompts = [loaded.prompt(id_of(entry), question_of(entry)) for entry in hosts]
+        self.prompts = [self.prompt(entry) for entry in hosts]
         noise = generator.normal(size=tuple(self.hosts.shape[1:]))
         self.inert = torch.from_numpy(noise).to(self.hosts)  # in the units of normalised pixels
 
@@ -129,13 +129,17 @@ class Trial:
                 raise ByeError(
                     f"sample {id_of(entry)!r} has another input size than the others; SentiNet needs one size"
                 )
-            prompt = self.loaded.prompt(id_of(entry), question_of(entry))
+            prompt = self.prompt(entry)
             answer, mask = self.region(pixels, prompt)
             fooled[index] = (self.answers(torch.where(mask, pixels, self.hosts)).argmax(-1) == answer).float().mean()
             inert = self.answers(torch.where(mask, self.inert, self.hosts))
             confidence[index] = inert.softmax(-1).amax(-1).mean()
             progress(index + 1)
         return confidence, fooled
+
+    def prompt(self, entry):
+        """Tokens of a sample's first question."""
+        return self.loaded.prompt(id_of(entry), question_of(entry), system=system_of(entry))
 
     def region(self, pixels, prompt):
         """The first answer token of a sample, and its salient region as a mask (S, S), by Grad-CAM."""
