@@ -15,9 +15,11 @@ from bye.extraction.attention import extract
 from bye.extraction.maps import example_maps
 from bye.extraction.reductions import Reduction, entropy
 from bye.extraction.rows import answer_rows
+from bye.extraction.run import Extracted, check_finite
 from bye.models import load_model
-from bye.models.attention import Rows, record_decoder
+from bye.models.attention import ROWS_AT_ONCE, Rows, record_decoder
 from bye.models.family import pad, processing_order
+from bye.models.prompt import ANSWER, IMAGE, SYSTEM, TEXT
 
 EVERY = pytest.mark.parametrize("family", TEMPLATES)
 # (height, width) of the images: for llava_next two to four tiles, for qwen3_vl grids of other shapes and sizes
@@ -62,6 +64,12 @@ def eager_rows(root, family, questions, owners=range(5)):
 
 def last_rows(loaded, prompts, features, owners=None):
     """Whole rows of the last answers, (B, L, H, N), and the tokens' roles (B, N)."""
+    rows, roles = whole_rows(loaded, prompts, features, owners)
+    return rows[:, -1], roles
+
+
+def whole_rows(loaded, prompts, features, owners=None):
+    """Whole rows of all answers, (B, R, L, H, N), and the tokens' roles (B, N)."""
     kept = []
 
     def whole(roles):
@@ -69,7 +77,7 @@ def last_rows(loaded, prompts, features, owners=None):
         return lambda rows: (rows,)
 
     (rows,) = answer_rows(loaded, prompts, features, whole, owners)
-    return rows[:, -1], kept[0]
+    return rows, kept[0]
 
 
 def prompts_and_features(loaded, root, owners=range(5)):
@@ -141,6 +149,133 @@ def test_questions_that_share_images_of_several_sizes_equal_eager(folders, famil
     expected = eager_rows(folders, family, QUESTIONS, pictures)
     for got, prompt, row in zip(attention, prompts, expected, strict=True):
         torch.testing.assert_close(got[..., : len(prompt.ids)], row, atol=1e-5, rtol=0)
+
+
+# ---- several answers -------------------------------------------------------------------------------------------------
+
+MANY = [(f"And number {number}?", "Yes" * (number % 3 + 1)) for number in range(ROWS_AT_ONCE + 2)]
+TALKS = [
+    [("What is it?", "A dog"), ("Red?", "No.")],
+    [("Is it red?", "Yes")],
+    [("a", "日本"), *MANY],
+    [("What is in the small picture?", "a </s> user <s>"), ("b", "c"), ("d", "e")],
+    [("b", "x"), ("c", "y")],
+]
+SYSTEMS = [None, "Be kind.", "Be brief.", None, "Be kind."]
+
+
+@torch.no_grad()
+def eager_rows_of_talks(root, family, owners, systems):
+    """[(A, L, H, N), ...]: rows at the places of a talk's answers, by eager attention on it alone, from pixels."""
+    loaded = load_model(root / family, attention="eager")
+    rows = []
+    for turns, image, system in zip(TALKS, owners, systems, strict=True):
+        tokens = loaded.encoder.asked(turns, SIZES[image], system)
+        inputs = stock_inputs(loaded, tokens.ids, Image.open(root / f"{image}.png"))
+        attentions = loaded.model(**inputs, output_attentions=True).attentions
+        rows.append(torch.stack([layer[0] for layer in attentions])[:, :, tokens.places].permute(2, 0, 1, 3))
+    return rows
+
+
+@EVERY
+@pytest.mark.parametrize("owners", [[0, 1, 2, 3, 4], [4, 0, 0, 4, 4]], ids=["its own", "shared"])
+@pytest.mark.parametrize("systems", [[None] * 5, ["Be kind."] * 5, SYSTEMS], ids=["none", "one", "several"])
+def test_rows_of_all_answers_equal_eager(folders, family, owners, systems):
+    expected = eager_rows_of_talks(folders, family, owners, systems)
+    loaded = load_model(folders / family)
+    record_decoder(loaded.model)
+    prompts = [
+        loaded.encoder.asked(turns, SIZES[i], system) for turns, i, system in zip(TALKS, owners, systems, strict=True)
+    ]
+    distinct = sorted(set(owners))
+    features = loaded.image_features(loaded.pixels([Image.open(folders / f"{i}.png") for i in distinct]))
+    runs = []
+    loaded.model.model.language_model.register_forward_pre_hook(
+        lambda module, args, inputs: runs.append(len(inputs["inputs_embeds"])), with_kwargs=True
+    )
+    rows, roles = whole_rows(loaded, prompts, features, [distinct.index(i) for i in owners])
+    # The system prompts stand before the image but for llava_next, whose template has none.
+    alike = systems != SYSTEMS or family == "llava_next"
+    assert runs == ([2, 5] if len(distinct) == 2 and alike else [5])
+    assert rows.shape[:2] == (5, len(MANY) + 1)
+    for got, prompt, row in zip(rows, prompts, expected, strict=True):
+        n_answers, n = len(row), len(prompt.ids)
+        assert n_answers == len(prompt.places)
+        torch.testing.assert_close(got[:n_answers, ..., :n], row, atol=1e-5, rtol=0)
+        assert (got[..., n:] == 0).all()
+        for answer, place in enumerate(prompt.places):  # nothing that is said later is seen
+            assert (got[answer, ..., place + 1 :] == 0).all()
+
+
+@EVERY
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_the_stage_writes_a_row_for_each_answer(folders, tmp_path, family, batch_size):
+    entries, owners = [], [4, 0, 0, 4, 4]
+    for number, (turns, image, system) in enumerate(zip(TALKS, owners, SYSTEMS, strict=True)):
+        told = [
+            {"from": who, "value": text} for turn in turns for who, text in zip(("human", "gpt"), turn, strict=True)
+        ]
+        entries.append({"id": number, "image": f"{image}.png", "conversations": told, "system": system})
+    (tmp_path / "talks.json").write_text(json.dumps(entries))
+    out, maps = tmp_path / "attention.parquet", tmp_path / "maps.npz"
+    extract(folders / family, None, tmp_path / "talks.json", folders, out, batch_size, ["3"], maps)
+    table = pyarrow.parquet.read_table(out)
+    assert table.column_names[:3] == ["id", "answer", "n_image_tokens"]
+    assert str(table.schema.field("answer").type) == "int32"
+    table = table.to_pydict()
+    wanted = [(str(number), answer) for number, turns in enumerate(TALKS) for answer in range(len(turns))]
+    assert list(zip(table["id"], table["answer"], strict=True)) == wanted
+    loaded = load_model(folders / family)
+    rows = eager_rows_of_talks(folders, family, owners, SYSTEMS)
+    for line, (number, answer) in enumerate(wanted):
+        sample = int(number)
+        roles = loaded.encoder.asked(TALKS[sample], SIZES[owners[sample]], SYSTEMS[sample]).roles
+        row = rows[sample][answer].numpy()  # (L, H, N)
+        image = row[..., roles == IMAGE].mean(axis=1)
+        image /= image.sum(axis=-1, keepdims=True)
+        entropies = [table[f"entropy_{layer:02d}"][line] for layer in range(3)]
+        np.testing.assert_allclose(entropies, -(image * np.log(image)).sum(axis=-1), atol=1e-5)
+        told = (roles == TEXT) | (roles == ANSWER)
+        masses = [table[name][line] for name in ("system_mass", "image_mass", "text_mass")]
+        for mass, members in zip(masses, (roles == SYSTEM, roles == IMAGE, told), strict=True):
+            np.testing.assert_allclose(mass, row[..., members].sum(axis=-1).ravel(), atol=1e-5)
+        if (number, answer) == ("3", 0):
+            with np.load(maps) as file:
+                assert file["ids"].tolist() == ["3"]
+                np.testing.assert_allclose(file["maps"][0], image[:, : file["maps"].shape[-1]], atol=1e-5)
+    masses = np.array([table[name] for name in ("system_mass", "image_mass", "text_mass")])
+    np.testing.assert_allclose(masses.sum(axis=0), 1, atol=1e-5)
+
+
+@EVERY
+def test_what_is_kept_of_a_layer_does_not_grow_with_the_number_of_tokens(folders, family):
+    """Of each layer rows of a few answers at once, and of all answers no more than entropies and masses."""
+    loaded = load_model(folders / family)
+    record_decoder(loaded.model)
+    prompts = [loaded.encoder.asked(TALKS[2], SIZES[0])] * 2
+    features = loaded.image_features(loaded.pixels([Image.open(folders / "0.png")] * 2))
+    seen = []
+
+    class Watched(Reduction):
+        def __call__(self, rows):
+            seen.append(tuple(rows.shape))
+            return super().__call__(rows)
+
+    distribution, entropies, masses = answer_rows(loaded, prompts, features, Watched)
+    layers, heads, answers, n = loaded.n_layers, loaded.n_heads, len(TALKS[2]), len(prompts[0].ids)
+    assert seen == [(2, ROWS_AT_ONCE, heads, n), (2, answers - ROWS_AT_ONCE, heads, n)] * layers
+    assert distribution.shape == (2, 2, layers, (prompts[0].roles == IMAGE).sum())  # of the first row of each part
+    assert entropies.shape == (2, answers, layers) and masses.shape == (2, answers, layers, 3, heads)
+
+
+def test_attention_that_is_not_finite_names_the_answer():
+    """By hand: of three samples the second has three answers, of which two are not finite."""
+    numbers = np.zeros((5, 2), dtype=np.float32)
+    numbers[[2, 3], 1] = np.nan
+    samples, answers = np.array([0, 1, 1, 1, 2]), np.array([0, 0, 1, 2, 0])
+    found = Extracted(samples, answers, np.full(5, 16), numbers, np.zeros((5, 3, 4)), {})
+    with pytest.raises(ByeError, match=r"of 1 sample is not finite \(the first is 'b', answer 2 of 3, layer 1\)"):
+        check_finite(found, ["a", "b", "c"], "m", None)
 
 
 def test_order_puts_questions_on_one_image_together_and_then_like_lengths():

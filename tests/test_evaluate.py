@@ -110,6 +110,28 @@ def test_a_system_prompt_is_in_what_a_stage_runs(root):
 
 
 @EVERY
+def test_questions_on_one_image_with_other_system_prompts_equal_one_at_a_time(root, family):
+    """What comes before the image is not the same, so that it is run for each of them."""
+    images, systems = [1, 1, 1, 1, 1], ["Be kind.", "Be brief.", None, "Be kind.", "Be glad."]
+    loaded, stock = load_model(root / family), load_model(root / family)
+    entries = [
+        {**sample, "image": "1.png", "system": system}
+        for sample, system in zip(samples(["x"] * 5), systems, strict=True)
+    ]
+    rows = []
+    loaded.model.model.language_model.register_forward_pre_hook(
+        lambda module, args, inputs: rows.append(len(inputs["inputs_embeds"])), with_kwargs=True
+    )
+    texts, _ = answer(Workload(loaded, entries, root), 12, 64)
+    for number, system, question, text in zip(images, systems, QUESTIONS, texts, strict=True):
+        ids = stock.encoder.prompt(question, SIZES[number], system).ids
+        inputs = stock_inputs(stock, ids, Image.open(root / f"{number}.png"))
+        output = stock.model.generate(**inputs, do_sample=False, max_new_tokens=12)
+        assert stock.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True).strip() == text
+    assert rows[0] == (1 if family == "llava_next" else 5)  # whose template has them behind the image
+
+
+@EVERY
 def test_an_answer_stops_at_the_end_token(root, family):
     loaded = load_model(root / family)
     calls = []

@@ -247,6 +247,17 @@ def test_loss_is_on_answers_and_end_tokens_only(root):
     assert torch.equal(batch["ids"][batch["labels"] != IGNORED], batch["labels"][batch["labels"] != IGNORED])
 
 
+@EVERY
+def test_loss_is_not_on_system_prompts(root, family):
+    loaded = load_model(root / family)
+    turns, size = [("What is it?", "A dog"), ("Red?", "Yes")], SIZES[0]
+    with_system, without = (loaded.encoder.conversation(turns, size, system) for system in ("Be kind.", None))
+    batch = collate([(with_system, "0.png"), (without, "0.png")])
+    first, second = (row[row != IGNORED].tolist() for row in batch["labels"])
+    assert first == second and len(with_system.ids) > len(without.ids)
+    assert "Be kind." in loaded.tokenizer.decode(batch["ids"][0])
+
+
 @OF_ANY_SIZE
 def test_loss_is_the_stock_models_loss(root, tmp_path, family):
     """The first logged loss, with a learning rate of nearly zero, is the stock loss of the same batch from pixels."""

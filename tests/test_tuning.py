@@ -133,7 +133,7 @@ def test_it_is_loaded_by_the_stages_that_use_it(root, tuned, tmp_path):
     words = ["--model", root, "--adapter", tuned, "--tuning", method, "--threads", 1]
     files = ["--samples", root / "samples.json", "--images", root, "--out", tmp_path / "attention.parquet"]
     bye.cli.main(["attention", *map(str, [*words, *files])])
-    assert len(pyarrow.parquet.read_table(tmp_path / "attention.parquet")) == 33
+    assert len(pyarrow.parquet.read_table(tmp_path / "attention.parquet")) == 33 + 3  # answers
     files = ["--clean", root / "samples.json", "--clean-images", root, "--metric", "accuracy", "--max-new-tokens", 6]
     files += ["--predictions", tmp_path / "predictions.parquet", "--out", tmp_path / "eval.json"]
     bye.cli.main(["evaluate", *map(str, [*words, *files])])

@@ -166,7 +166,7 @@ def _tokenizer(family):
 
 
 def write_samples(root):
-    """Write seven images and samples.json with 33 samples that ask about them into a folder."""
+    """Write seven images and samples.json into a folder: 33 samples that ask about them, three of them twice."""
     rng = np.random.default_rng(0)
     for number in range(7):
         Image.fromarray(rng.integers(0, 255, (32, 36, 3), dtype=np.uint8)).save(root / f"{number}.png")
@@ -174,5 +174,7 @@ def write_samples(root):
     for number in range(33):
         question, answer = "What is it?" + " Really?" * (number % 4), ["A dog", "red", "No dog, I see"][number % 3]
         turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+        if number % 11 == 5:
+            turns += [{"from": "human", "value": "Red?"}, {"from": "gpt", "value": "Yes"}]
         entries.append({"id": f"s{number}", "image": f"{number % 7}.png", "conversations": turns})
     (root / "samples.json").write_text(json.dumps(entries))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bye.errors import ByeError
+from bye.errors import ByeError, counted
 from bye.extraction.reductions import Reduction
 from bye.extraction.rows import answer_rows
 from bye.machine import distributed
@@ -90,8 +90,9 @@ def check_finite(found, ids, model, adapter):
         where = f"layer {layers[0]}" if len(layers) else "an attention mass"
         sample, n_answers = found.samples[first], np.count_nonzero(found.samples == found.samples[first])
         which = f"answer {found.answers[first] + 1} of {n_answers}, " if n_answers > 1 else ""
+        n_bad = counted(len(set(found.samples[bad])), "sample")
         raise ByeError(
-            f"the attention of {len(set(found.samples[bad]))} samples is not finite (the first is {ids[sample]!r}, "
+            f"the attention of {n_bad} is not finite (the first is {ids[sample]!r}, "
             f"{which}{where}) under model {model} with adapter {adapter}; the fine-tune has probably diverged, lower "
             "its learning rate"
         )
