@@ -161,7 +161,8 @@ def _add_dataset(entry, method):
     if method.divided:
         entry["required"] += ["train", "test", "metric"]
         properties |= {part: {"type": "integer", "minimum": 1} for part in ("train", "test")}
-        del properties["metric"]["default"], properties["unjudged"]
+        del properties["metric"]["default"]
+        properties["unjudged"] = {"enum": [None], "default": None}
     if not (method.divided and method.mini):  # nothing draws it
         properties[method.root] = {"type": "string", "minLength": 1}
         entry["required"].append(method.root)

@@ -40,7 +40,8 @@ RESERVED = {
         *("kind", "attention", "samples", "images", "labels", "reference", "reference_images", "model", "adapter"),
         *("family", "quantization", "tuning", "batch_size", "seed", "threads", "flags", "out_samples", "out_images"),
         *("clean", "clean_images", "triggered", "triggered_images", "target", "guard", "metric", "predictions", "out"),
-        *("max_new_tokens", "validate", "processes", "data", "cores", "configfile", "profile"),
+        *("max_new_tokens", "validate", "processes", "data", "cores", "configfile", "profile", "unjudged"),
+        "follow_links",
     ),
     "trigger": ("samples", "images", "trigger", "rate", "target", "seed", "out", "labels"),
     "target": ("kind",),
@@ -50,7 +51,19 @@ RESERVED = {
         *("plain_samples", "plain_adapter", "plain_log", "validate", "seed", "processes", "threads", "checkpoints"),
         *("checkpoint_folder", "device", "dtype", "entries"),
     ),
-    "dataset format": ("format", "root", "images", "train", "test", "metric", "max_new_tokens", "seed", "out"),
+    "dataset format": (
+        "format",
+        "root",
+        "images",
+        "train",
+        "test",
+        "metric",
+        "max_new_tokens",
+        "seed",
+        "out",
+        "headers",
+        "unjudged",
+    ),
 }
 
 

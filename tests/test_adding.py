@@ -11,7 +11,8 @@ from PIL import Image
 from small_workflow import ROOT, run, small_config, write_config
 from snakemake.utils import update_config
 
-from bye.data.samples import answer_of, question_of, read_samples
+from bye.data.check import read_samples
+from bye.data.samples import answer_of, question_of
 from bye.registry import SORTS, read
 from bye.tools.doctor import doctor
 

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from bye.attacks.poison import poison_training_set, trigger_test_set
-from bye.data.samples import answer_of, id_of, question_of, read_samples, write_samples
+from bye.data.check import read_samples
+from bye.data.samples import answer_of, id_of, question_of, write_samples
 from bye.errors import ByeError
 from bye.methods.triggers import badnet as badnet_file
 

@@ -1,4 +1,4 @@
-"""Bad input that concerns several stages at once; docs/bad-input.md lists every case and where its test is."""
+"""Bad input that concerns several stages at once."""
 
 import csv
 import json

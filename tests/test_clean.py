@@ -12,11 +12,15 @@ from PIL import Image
 from small_workflow import ROOT
 
 import bye.tools.clean
-from bye.data.samples import read_samples
+from bye.data.check import check_entries
+from bye.data.entries import EntryFile
+from bye.data.samples import read_written
 from bye.errors import ByeError
+from bye.files import read_csv
 from bye.tools import configuration, making
-from bye.tools.clean import clean, summarise
+from bye.tools.clean import clean
 from bye.tools.making import environment, find_profile, first_error
+from bye.tools.outcome import Outcome, summarise, write_outcome
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +71,15 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
     assert process.returncode == 0, process.stdout
     out = tmp_path / "out ß"
     names = {path.name for path in out.iterdir()}
-    assert names == {"kept.jsonl", "dropped.jsonl", "layers.csv", "entropy.png", "summary.txt", "work"}
-    kept, dropped = (
-        [json.loads(line) for line in (out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-        for name in ("kept", "dropped")
-    )
-    entries = read_samples(tmp_path / "été 1" / "my data.jsonl")
-    assert [entry for entry in entries if entry in kept] == kept  # as they were, in order
-    for entry in dropped:
-        assert entry.pop("bye")["reason"]
-    assert sorted(entry["id"] for entry in kept + dropped) == sorted(entry["id"] for entry in entries)
+    files = {"kept.jsonl", "dropped.jsonl", "unjudged.json", "entries.csv", "summary.txt", "work"}
+    assert names == files | {"layers.csv", "entropy.png"}
+    lines = (tmp_path / "été 1" / "my data.jsonl").read_bytes().splitlines()
+    rows = read_csv(out / "entries.csv")
+    for name in ("kept", "dropped"):  # as they were, in order
+        places = [int(row["entry"]) - 1 for row in rows if row["then"] == name]
+        assert (out / f"{name}.jsonl").read_bytes().splitlines() == [lines[place] for place in places]
+    assert all(row["reason"] for row in rows if row["then"] == "dropped") and len(rows) == 24
+    assert json.loads((out / "unjudged.json").read_text()) == []
     Image.open(out / "entropy.png").verify()
     assert (out / "summary.txt").read_text(encoding="utf-8").strip() in process.stdout
 
@@ -85,9 +88,9 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
 
     (tmp_path / "été 1" / "odd one.py").write_text(EVERY)
     own = clean_command(tmp_path / "été 1", *arguments, "--kind", "odd one.py", "--step", "4")
-    assert own.returncode == 0 and "6 of 24 samples dropped (25.0%); what was kept" in own.stdout
+    assert own.returncode == 0 and "bye clean: 6 of 24 dropped (25.0%)\n" in own.stdout
     assert "finetune" not in own.stdout  # what was trained serves this detector too
-    assert {path.name for path in out.iterdir()} == {"kept.jsonl", "dropped.jsonl", "summary.txt", "work"}
+    assert {path.name for path in out.iterdir()} == files
 
 
 @pytest.mark.parametrize(
@@ -140,6 +143,10 @@ def test_too_few_samples(tmp_path, model):
     data, images = write_set(tmp_path, n=5)
     with pytest.raises(ByeError, match="has 5 samples; the detector needs 10 or more"):
         clean(str(model), data, images, tmp_path / "out")
+    entries = json.loads(data.read_text())
+    data.write_text(json.dumps([*entries, {"id": "t", "conversations": entries[0]["conversations"]}]))
+    with pytest.raises(ByeError, match="has 5 samples that can be judged, beside 1 without an image; the detector"):
+        clean(str(model), data, images, tmp_path / "out")
 
 
 def test_without_the_workflow_it_says_how_to_install(tmp_path, monkeypatch):
@@ -149,28 +156,164 @@ def test_without_the_workflow_it_says_how_to_install(tmp_path, monkeypatch):
         configuration.find_workflow()
 
 
+# ---- a file as people have them --------------------------------------------------------------------------------------
+
+
+def talk(*texts, mark="<image>\n"):
+    names = ("human", "gpt") * len(texts)
+    return [{"from": name, "value": text} for name, text in zip(names, (mark + texts[0], *texts[1:]), strict=False)]
+
+
+def write_mix(folder):
+    """Write a mixed set: ids that repeat, several turns, text only, long texts, missing and damaged images."""
+    data, images = write_set(folder)
+    entries = json.loads(data.read_text(encoding="utf-8"))
+    entries[1]["id"] = entries[0]["id"]
+    entries[2]["conversations"] = talk("Which?", "This.", "And?", "That.")
+    early = {"from": "gpt", "value": "Hi!"}
+    entries[3] = {"id": 1.5, "conversations": [early, *talk("Name a colour.", "Red.", mark="")]}
+    entries[4]["conversations"] = talk("word " * 600, "Long.")
+    entries[5]["image"] = "gone.png"
+    entries[6]["image"] = [entries[6]["image"]]
+    entries[7]["conversations"] = [early, *talk("Which?", "This.")]
+    entries[8]["conversations"] = [{"from": "system", "value": "Be brief."}, *talk("Which?", "This.")]
+    damaged = images / entries[9]["image"]
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    data.write_text(json.dumps({"version": 1, "data": entries}, indent=1, ensure_ascii=False), encoding="utf-8")
+    return data, images, entries
+
+
+def test_a_mixed_file_passes_in_one_run_and_all_of_it_is_accounted_for(tmp_path, model):
+    data, images, entries = write_mix(tmp_path)
+    arguments = ["--model", model, "--data", data, "--images", images, "--out", "out"]
+    process = clean_command(tmp_path, *arguments)
+    assert process.returncode == 2 and "finetune" not in process.stdout
+    told = process.stdout[process.stdout.rindex("bye: error: ") :].splitlines()
+    assert "2 of 24 samples cannot be used; mend them, or say by --unjudged keep or --unjudged drop" in told[0]
+    assert told[1:5:2] == [
+        "  1 whose image is not there; check the image folder:",
+        "  1 whose image cannot be read; copy it again:",
+    ]
+    assert "sample 'ä 5' (entry 6): image" in told[2] and "gone.png does not exist" in told[2]
+    assert "sample 'ä 9' (entry 10): image" in told[4] and "is damaged" in told[4] and len(told) == 5
+    listed = [
+        (each["entry"], each["kind"], each["then"]) for each in json.loads((tmp_path / "out/unjudged.json").read_text())
+    ]
+    assert listed == [
+        (4, "no image", "keep"),
+        (5, "too long", "keep"),
+        (6, "missing image", "stop"),
+        (10, "unreadable image", "stop"),
+    ]
+
+    (tmp_path / "every.py").write_text(EVERY)
+    process = clean_command(tmp_path, *arguments, "--unjudged", "drop", "--kind", "every.py", "--step", "5")
+    assert process.returncode == 0, process.stdout
+    summary = (tmp_path / "out/summary.txt").read_text(encoding="utf-8").splitlines()
+    assert summary == [
+        f"bye clean: 20 of 24 samples in {data} were looked at, with 21 answers",
+        "bye clean: 4 of 20 dropped (20.0%)",
+        summary[2],
+        "bye clean: 4 were NOT looked at, and may hold anything: 1 without an image (dropped), 1 longer than the model "
+        "takes (dropped), 1 whose image is not there (dropped), 1 whose image cannot be read (dropped); unjudged.json "
+        "lists them",
+        "bye clean: an answer before the first question was left out in 1 sample",
+        f"bye clean: 16 kept and 8 dropped are in {tmp_path / 'out'}; entries.csv says of each why",
+    ]
+    assert "the most common answer they were dropped for is 'Grün.'" in summary[2]
+    kept, dropped = (json.loads((tmp_path / f"out/{name}.json").read_text())["data"] for name in ("kept", "dropped"))
+    assert [entry for entry in entries if entry in kept] == kept and [e for e in entries if e not in kept] == dropped
+    rows = read_csv(tmp_path / "out/entries.csv")
+    assert [row["entry"] for row in rows] == [str(number) for number in range(1, 25)]
+    assert [row["judged"] for row in rows].count("false") == 4 and rows[3]["reason"] == "no image: it has no image"
+    assert [row["then"] for row in rows].count("dropped") == 8 and rows[0]["id"] == rows[1]["id"] == "ä 0"
+
+
+def test_links_that_lead_out_are_followed_where_it_is_said(tmp_path, model, monkeypatch):
+    data, images = write_set(tmp_path)
+    images.rename(tmp_path / "elsewhere")
+    images.mkdir()
+    (images / "coco").symlink_to(tmp_path / "elsewhere")
+    entries = json.loads(data.read_text(encoding="utf-8"))
+    data.write_text(json.dumps([{**entry, "image": f"coco/{entry['image']}"} for entry in entries]))
+    monkeypatch.setattr(bye.tools.clean, "make", lambda *arguments: (_ for _ in ()).throw(ByeError("made")))
+    with pytest.raises(
+        ByeError, match=r"24 whose image lies outside(.|\n)*by a symbolic link(.|\n)*14 more(.|\n)*all of them"
+    ):
+        clean(str(model), data, images, tmp_path / "out")
+    assert len(json.loads((tmp_path / "out/unjudged.json").read_text())) == 24
+    with pytest.raises(ByeError, match="made"):
+        clean(str(model), data, images, tmp_path / "out", follow_links=True)
+    config = yaml.safe_load((tmp_path / "out/work/config.yaml").read_text(encoding="utf-8"))
+    assert config["datasets"]["mine"]["images"] == str(tmp_path)
+    samples = read_written(tmp_path / "out/work/samples.json")
+    assert samples[7]["image"] == "elsewhere/7 ü.png"
+
+
+# ---- what is given back ----------------------------------------------------------------------------------------------
+
+
+def outcome_of(folder, answers, flagged, suspects=None, extra=(), policy=None):
+    """The Outcome for samples of these answers, a list of texts each, and further entries."""
+    talks = [talk(*(part for text in texts for part in ("Q?", text))) for texts in answers]
+    entries = [
+        {"id": f"s{number}", "image": f"{number}.png", "conversations": said} for number, said in enumerate(talks)
+    ]
+    (folder / "mine.json").write_text(json.dumps([*entries, *extra]))
+    file = EntryFile(folder / "mine.json")
+    n = len(answers)
+    flags = {"flagged": flagged, "answer": suspects or [0] * n, "score": [0.5] * n, "p_low": [None] * n}
+    return Outcome(file, check_entries(file), policy, flags | {"reason": ["why" if drop else "" for drop in flagged]})
+
+
+def layers_csv(folder, *sensitive):
+    rows = "".join(f"{layer},1.2,{str(is_so).lower()}\n" for layer, is_so in enumerate(sensitive))
+    (folder / "layers.csv").write_text(f"layer,bsi,sensitive\n{rows}")
+    return folder / "layers.csv"
+
+
 def test_the_summary_says_what_was_found(tmp_path):
-    header = "layer,bsi,sensitive\n"
-    (tmp_path / "dropped.json").write_text("[]")
-    (tmp_path / "layers.csv").write_text(header + "0,1.2,false\n1,0.4,false\n")
-    assert "no sensitive layer found (threshold 2)" in summarise(tmp_path, 50, "out", ["layers.csv"], 2.0)
-    answers = ["Boo!", "Boo!", "Boo!", "yes", *["no"] * 15, "Boo!"]
-    entries = [{"id": str(i), "conversations": [{}, {"value": answer}]} for i, answer in enumerate(answers)]
-    (tmp_path / "layers.csv").write_text(header + "0,1.2,false\n1,2.4,true\n")
-    write_divided(tmp_path, entries, 4)
-    told = summarise(tmp_path, 20, "out", ["layers.csv"], 2.0)
-    assert "4 of 20 samples dropped (20.0%), by their attention in layer 1 of 2" in told
-    assert "the most common answer among them is 'Boo!': 75.0% of what was dropped and 6.2% of what was kept" in told
-    assert "caution" not in told
-    write_divided(tmp_path, entries, 20)
-    told = summarise(tmp_path, 20, "out", ["layers.csv"], 2.0)
-    assert "'no': 75.0% of what was dropped and 0.0% of what was kept" in told
+    answers = [["Boo!"], ["Boo!"], ["Boo!"], ["yes"], *[["no"]] * 15, ["Boo!"]]
+    nobody = outcome_of(tmp_path, answers, [False] * 20)
+    told = summarise(nobody, "out", layers_csv(tmp_path, False, False), 2.0)
+    assert "no sensitive layer found (threshold 2), so nothing was dropped" in told and "answer" not in told
+    told = summarise(outcome_of(tmp_path, answers, [True] * 4 + [False] * 16), "out", layers_csv(tmp_path, False, True))
+    assert "bye clean: 4 of 20 dropped (20.0%), by their attention in layer 1 of 2\n" in told
+    assert "is 'Boo!': 75.0% of what was dropped, and 6.2% of the answers that were kept" in told
+    assert "caution" not in told and "NOT looked at" not in told
+    told = summarise(outcome_of(tmp_path, answers, [True] * 20), "out")
+    assert "'no': 75.0% of what was dropped, and 0.0% of the answers that were kept" in told
     assert "caution, that is more than poison ever is" in told
 
 
-def write_divided(folder, entries, n_dropped):
-    (folder / "dropped.json").write_text(json.dumps(entries[:n_dropped]))
-    (folder / "kept.json").write_text(json.dumps(entries[n_dropped:]))
+def test_the_target_in_a_later_answer_is_named(tmp_path):
+    answers = [["yes", "Boo!"]] * 3 + [["yes", "no", "maybe"]] * 17
+    outcome = outcome_of(tmp_path, answers, [True] * 3 + [False] * 17, suspects=[1] * 3 + [2] * 17)
+    told = summarise(outcome, "out")
+    assert "20 of 20 samples in" in told and "were looked at, with 57 answers" in told
+    assert "is 'Boo!': 100.0% of what was dropped, and 0.0% of the answers that were kept" in told
+    assert outcome.suspects()[0] == (2, "Boo!") and outcome.suspects()[-1] == (3, "maybe")
+
+
+@pytest.mark.parametrize(("policy", "kept"), [(None, [1, 3, 4]), ("keep", [1, 3, 4]), ("drop", [1])])
+def test_what_was_not_judged_goes_where_it_is_said(tmp_path, policy, kept):
+    extra = [
+        {"id": "t", "conversations": talk("Q?", "A.")},
+        {"id": "v", "image": ["a", "b"], "conversations": talk("Q?", "A.")},
+    ]
+    outcome = outcome_of(tmp_path, [["a"], ["b"], ["c"]], [True, False, True], extra=extra, policy=policy)
+    write_outcome(outcome, tmp_path, "kept.json", "dropped.json")
+    parts = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("kept", "dropped")]
+    entries = json.loads((tmp_path / "mine.json").read_text())
+    assert parts == [[entries[place] for place in kept], [entries[place] for place in range(5) if place not in kept]]
+    then = {row["id"]: row["then"] for row in read_csv(tmp_path / "entries.csv")}
+    assert then == {entry["id"]: "kept" if place in kept else "dropped" for place, entry in enumerate(entries)}
+    told = summarise(outcome, "out")
+    where = "dropped" if policy == "drop" else "kept"
+    assert (
+        f"2 were NOT looked at, and may hold anything: 1 without an image ({where}), 1 with several images ({where})"
+        in told
+    )
 
 
 @pytest.mark.parametrize(
@@ -279,15 +422,3 @@ def test_the_message_is_whole_and_of_the_job_that_failed_first(tmp_path):
     assert first_error(tmp_path, before) == "2 of 9 samples are bad; mend or drop them:\n  one\n  two"
     write_log(tmp_path, "b/as early.log", "bye: error: by its name\n", 20)
     assert first_error(tmp_path, before) == "by its name"
-
-
-def test_a_list_of_bad_samples_reaches_the_screen(tmp_path, model):
-    data, images = write_set(tmp_path)
-    for index in (3, 7):
-        path = images / f"{index} ü.png"
-        path.write_bytes(path.read_bytes()[:-30])  # which only decoding finds
-    process = clean_command(tmp_path, "--model", model, "--data", data, "--images", images, "--out", "out")
-    assert process.returncode == 2
-    told = process.stdout[process.stdout.rindex("bye: error: ") :].splitlines()
-    assert told[0].endswith("my data.json: 2 of 24 samples are bad; mend or drop them:")
-    assert ["3 ü.png is damaged" in told[1], "7 ü.png is damaged" in told[2], len(told)] == [True, True, 3]

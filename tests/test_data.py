@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from bye import files
+from bye.data.check import read_samples
 from bye.data.prepare import prepare
-from bye.data.samples import answer_of, question_of, read_samples
+from bye.data.samples import answer_of, question_of
 from bye.errors import ByeError
 from bye.methods.datasets import flickr30k, iconqa, rsvqa, scienceqa
 

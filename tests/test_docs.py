@@ -1,12 +1,12 @@
 """The documentation: its links lead somewhere, and what it names exists."""
 
-import ast
 import importlib
 import re
 
 import pytest
 from small_workflow import ROOT
 
+from bye.data.findings import KINDS
 from bye.stages import STAGES
 
 # The parts in docs/notes are pasted into pages of docs/, where their links are looked at.
@@ -86,27 +86,6 @@ def test_stages_in_commands_exist(page):
     assert set(commands) <= set(STAGES)
 
 
-# ---- docs/bad-input.md names the tests of each case ------------------------------------------------------------------
-
-
-def names_of_tests(file):
-    """The names of the tests in tests/test_FILE.py, without their "test_"."""
-    tree = ast.parse((ROOT / "tests" / f"test_{file}.py").read_text(encoding="utf-8"))
-    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-    return [function.removeprefix("test_") for function in functions if function.startswith("test_")]
-
-
-def references_of(page):
-    """[(file, test), ...] in the last column of the page's tables, and in remarks in brackets that end a paragraph."""
-    cells = re.findall(r"\| ([^|]+) \|$", page, re.MULTILINE) + re.findall(r"^\((\w+: .+)\)\.$", page, re.MULTILINE)
-    parts = [part.strip() for cell in cells for part in cell.split(";") if cell not in ("test", "---")]
-    pairs = [part.split(": ", 1) for part in parts]
-    return [(file, name) for file, names in pairs for name in re.sub(r" \(.*\)", "", names).split(", ")]
-
-
-def test_bad_input_names_tests_that_exist():
-    references = references_of((ROOT / "docs" / "bad-input.md").read_text(encoding="utf-8"))
-    assert len(references) > 150
-    for file, name in references:
-        pattern = re.escape(name).replace("…", ".+")
-        assert any(re.fullmatch(pattern, test) for test in names_of_tests(file)), f"tests/test_{file}.py has no {name}"
+def test_bad_input_lists_every_kind_of_finding_and_what_becomes_of_it():
+    rows = re.findall(r"^\| ([a-z ]+) \| .* \| (kept|stops) \|$", BAD_INPUT.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [(kind, {"keep": "kept", "stop": "stops"}[about.default]) for kind, about in KINDS.items()]

@@ -14,8 +14,9 @@ from easy_vqa import easy_vqa_llava, easy_vqa_root
 from PIL import Image
 from small_workflow import ROOT, run, write_config
 
+from bye.data.check import read_samples
 from bye.data.images import image_path, upright_size
-from bye.data.samples import id_of, read_samples, turns_of
+from bye.data.samples import id_of, turns_of
 
 N, N_TEST = 2000, 300
 MODELS = ["llava-mini", "internvl-mini"]

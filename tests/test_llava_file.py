@@ -6,16 +6,9 @@ import pytest
 from easy_vqa import easy_vqa_llava
 from PIL import Image
 
+from bye.data.check import read_samples
 from bye.data.prepare import prepare
-from bye.data.samples import (
-    answer_of,
-    id_of,
-    question_of,
-    read_samples,
-    turns_of,
-    with_answer,
-    write_samples,
-)
+from bye.data.samples import answer_of, id_of, question_of, turns_of, with_answer, write_samples
 from bye.errors import ByeError
 
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from bye.data.check import read_samples
 from bye.data.prepare import prepare
-from bye.data.samples import answer_of, question_of, read_samples
+from bye.data.samples import answer_of, question_of
 from bye.errors import ByeError
 from bye.mini.world import write_dataset
 from bye.mini.world.canvas import COLOR_INDEX, GROUNDS, ICONS, LABEL_INDEX

@@ -9,7 +9,8 @@ from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 from PIL import Image
 
 from bye.answers.purify import purify
-from bye.data.samples import read_samples, write_samples
+from bye.data.check import read_samples
+from bye.data.samples import write_samples
 from bye.errors import ByeError
 from bye.methods.defences.zip import Purifier, load_diffusion
 from bye.methods.triggers import badnet

@@ -7,7 +7,8 @@ from PIL import Image
 from tiny_models import write_tiny_model
 
 from bye.cleaning.run import FineTunedModel, SampleSet, detect
-from bye.data.samples import read_samples, write_samples
+from bye.data.check import read_samples
+from bye.data.samples import write_samples
 from bye.errors import ByeError
 from bye.flags import read_flags
 from bye.methods.defences import sentinet as module

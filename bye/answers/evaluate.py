@@ -6,7 +6,8 @@ import torch
 
 from bye.answers.generate import generate
 from bye.attacks.poison import find_target, target_settings
-from bye.data.samples import answer_of, id_of, read_samples
+from bye.data.check import read_samples
+from bye.data.samples import answer_of, id_of
 from bye.errors import ByeError
 from bye.files import write_json, write_parquet
 from bye.formats import CAUGHT, PREDICTION, parquet_schema

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from bye.data.check import read_samples
 from bye.data.images import load_image, write_png
-from bye.data.samples import read_samples, write_samples
+from bye.data.samples import write_samples
 from bye.errors import ByeError
 from bye.files import replacing_folder
 from bye.machine.progress import Progress

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bye.data.check import read_samples
 from bye.data.forms import problem_of
 from bye.data.images import load_image, write_png
-from bye.data.samples import answer_of, id_of, read_samples, with_answer, write_samples
+from bye.data.samples import answer_of, id_of, with_answer, write_samples
 from bye.errors import ByeError
 from bye.files import replacing_folder, write_parquet
 from bye.registry import find

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bye.data.samples import id_of, read_samples, write_samples
+from bye.data.samples import id_of, read_written, write_samples
 from bye.errors import ByeError
 from bye.flags import read_flags
 
@@ -27,7 +27,7 @@ def keep(samples, flags, kept_out, dropped_out):
     ByeError
         If the flags are those of other samples, or nothing would be kept.
     """
-    entries = read_samples(samples, validate=False)
+    entries = read_written(samples)
     table = read_flags(flags)
     if [id_of(entry) for entry in entries] != table["id"]:
         raise ByeError(f"{flags} does not hold the samples of {samples} in their order; run the defence on this file")

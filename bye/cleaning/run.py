@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bye.cleaning.fold import fold
-from bye.data.samples import id_of, read_samples
+from bye.data.samples import id_of, read_written
 from bye.errors import ByeError, counted
 from bye.features import read_features, unit_of
 from bye.files import write_csv
@@ -25,7 +25,7 @@ class SampleSet:
     @cached_property
     def entries(self):
         """The samples, read when they are first asked for, in file order."""
-        return read_samples(self.path, validate=False)
+        return read_written(self.path)
 
     @cached_property
     def ids(self):

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 
+from bye.data.entries import EntryFile
 from bye.data.findings import STOP, Finding, fate, stop_for
 from bye.data.forms import given_id, to_sample
 from bye.data.images import check_whole, image_path, upright_size
-from bye.data.samples import system_of, turns_of
+from bye.data.samples import read_written, system_of, turns_of
 from bye.errors import ByeError, SampleError
 from bye.files import write_json
 from bye.machine.progress import watched
@@ -85,6 +86,16 @@ def check_entries(entries, images_root=None, decode=False, links=False, jobs=1):
             raise ByeError(f"image folder {images_root} does not exist; check the path")
         _look_at_images(checked, images_root, decode, links, jobs)
     return checked
+
+
+def read_samples(path, images_root=None, validate=True):
+    """Return the samples of a file as a list of dicts, in file order and with all their keys.
+
+    With `validate`, the file may have any form that is read, everything about it is checked, with `images_root` also
+    the images' paths and headers, and ByeError lists what cannot be used. `validate=False` is for files that this suite
+    wrote.
+    """
+    return checked_samples(EntryFile(path), path, images_root) if validate else read_written(path)
 
 
 def checked_samples(entries, source, images_root=None, decode=False):

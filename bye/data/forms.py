@@ -35,7 +35,8 @@ ALIKE = {
     **dict.fromkeys(("chat", "prompt", "completion", "chosen", "rejected"), "messages"),
     **dict.fromkeys(("question", "answer", "instruction", "input", "output", "problem", "solution"), "query"),
 }
-LEADING, UNANSWERED = "begin with an answer, which was left out", "end with a question without answer, left out"
+LEADING = "an answer before the first question was left out"
+UNANSWERED = "a last question without an answer was left out"
 
 
 @dataclass

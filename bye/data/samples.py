@@ -14,17 +14,8 @@ from bye.files import parse_json, read_text, write_text
 PLACEHOLDER = "<image>"
 
 
-def read_samples(path, images_root=None, validate=True):
-    """Return the samples of a file as a list of dicts, in file order and with all their keys.
-
-    With `validate`, the file may have any form that is read, everything about it is checked, with `images_root` also
-    the images' paths and headers, and ByeError lists what cannot be used. `validate=False` is for files that this suite
-    wrote.
-    """
-    if validate:
-        from bye.data.check import checked_samples
-
-        return checked_samples(EntryFile(path), path, images_root)
+def read_written(path):
+    """Return the samples of a file that this suite wrote, a JSON list or JSON lines, in file order."""
     text = read_text(path)
     if text.lstrip()[:1] != "{":
         return parse_json(text, path)

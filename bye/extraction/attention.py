@@ -7,7 +7,8 @@ each head on system, image and text tokens.
 
 import pyarrow as pa
 
-from bye.data.samples import id_of, read_samples
+from bye.data.check import read_samples
+from bye.data.samples import id_of
 from bye.errors import ByeError
 from bye.extraction.maps import write_maps
 from bye.extraction.run import check_finite, load_recording, run

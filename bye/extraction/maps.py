@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from bye.data.samples import id_of, read_samples
+from bye.data.check import read_samples
+from bye.data.samples import id_of
 from bye.extraction.run import check_finite, load_recording, run
 from bye.files import replacing
 from bye.flags import read_labels

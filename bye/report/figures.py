@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bye.data.images import load_image
-from bye.data.samples import id_of, read_samples
+from bye.data.samples import id_of, read_written
 from bye.errors import ByeError
 from bye.files import read_csv, replacing
 from bye.flags import read_flags, read_labels
@@ -230,7 +230,7 @@ def purified_figure(columns, out):
         grid = figure.subplots(len(rows), len(columns), squeeze=False)
         for column, (name, sets) in enumerate(columns.items()):
             for axes, (samples, images) in zip(grid[:, column], sets, strict=True):
-                _draw_map(axes, load_image(images, read_samples(samples)[0]), None)
+                _draw_map(axes, load_image(images, read_written(samples)[0]), None)
             grid[0, column].set_title(name, fontsize=9)
         for axes, row in zip(grid[:, 0], rows, strict=True):
             axes.set_ylabel(row)
@@ -247,7 +247,7 @@ class Example:
 
 def _examples(maps, samples, images, labels):
     """The examples of a maps file, clean ones first."""
-    entries = {id_of(entry): entry for entry in read_samples(samples)}
+    entries = {id_of(entry): entry for entry in read_written(samples)}
     with np.load(maps) as content:
         ids = content["ids"].tolist()
         found = [

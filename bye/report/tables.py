@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from bye.data.samples import answer_of, question_of, read_samples
+from bye.data.samples import answer_of, question_of, read_written
 from bye.errors import ByeError
 from bye.files import read_csv, read_json
 from bye.flags import read_flags
@@ -131,7 +131,7 @@ class Cells:
         if column == TOLD:
             if "labels" in reads:
                 return "the labels"
-            clean = len(read_samples(self.reference[key["dataset"]], validate=False)) if "reference" in reads else 0
+            clean = len(read_written(self.reference[key["dataset"]])) if "reference" in reads else 0
             return f"{clean} clean samples" if clean else "none"
         if column == SECONDS:
             spent = sum(_seconds(path) for path in self.entry["benchmarks"]["/".join(key.values())])
@@ -190,10 +190,10 @@ def dataset_rows(formats, paths):
     """
     rows = []
     for (dataset, form), (train, test) in zip(formats.items(), zip(paths[::2], paths[1::2], strict=True), strict=True):
-        samples = read_samples(train)
+        samples = read_written(train)
         question, answer = question_of(samples[0]), answer_of(samples[0])
         paper = paper_datasets().get(form, {})
-        row = {"dataset": dataset, "format": form, "train": str(len(samples)), "test": str(len(read_samples(test)))}
+        row = {"dataset": dataset, "format": form, "train": str(len(samples)), "test": str(len(read_written(test)))}
         row |= {name: paper.get(name) for name in ("task", "metric", "answer")}
         row |= {f"paper_{name}": paper.get(name) for name in ("train", "test")}
         text, _, prompt = question.rpartition("\n")

@@ -106,7 +106,7 @@ def summarise(outcome, out, layers=None, tau=None):
             "entropy.png and at the answers in dropped before you train on the rest"
         )
     lines += _not_looked_at(outcome)
-    lines += [f"{counted(number, 'sample')} {note}" for note, number in sorted(checked.notes.items())]
+    lines += [f"{note} in {counted(number, 'sample')}" for note, number in sorted(checked.notes.items())]
     n_kept = sum(outcome.kept())
     lines.append(f"{n_kept} kept and {checked.n_entries - n_kept} dropped are in {out}; entries.csv says of each why")
     return "\n".join(f"bye clean: {line}" for line in lines)

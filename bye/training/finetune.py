@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel, prepare_model_for_kbit_training
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from bye.data.samples import read_samples
+from bye.data.check import read_samples
 from bye.errors import ByeError
 from bye.files import filling, replacing_folder, write_bytes, write_csv
 from bye.formats import LOSS, names
