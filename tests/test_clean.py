@@ -71,7 +71,7 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
     assert process.returncode == 0, process.stdout
     out = tmp_path / "out ß"
     names = {path.name for path in out.iterdir()}
-    files = {"kept.jsonl", "dropped.jsonl", "unjudged.json", "entries.csv", "summary.txt", "work"}
+    files = {"kept.jsonl", "dropped.jsonl", "unjudged.json", "entries.csv", "samples.png", "summary.txt", "work"}
     assert names == files | {"layers.csv", "entropy.png"}
     lines = (tmp_path / "été 1" / "my data.jsonl").read_bytes().splitlines()
     rows = read_csv(out / "entries.csv")
@@ -292,7 +292,7 @@ def test_the_target_in_a_later_answer_is_named(tmp_path):
     told = summarise(outcome, "out")
     assert "20 of 20 samples in" in told and "were looked at, with 57 answers" in told
     assert "is 'Boo!': 100.0% of what was dropped, and 0.0% of the answers that were kept" in told
-    assert outcome.suspects()[0] == (2, "Boo!") and outcome.suspects()[-1] == (3, "maybe")
+    assert outcome.suspects()[0] == (2, "Q?", "Boo!") and outcome.suspects()[-1] == (3, "Q?", "maybe")
 
 
 @pytest.mark.parametrize(("policy", "kept"), [(None, [1, 3, 4]), ("keep", [1, 3, 4]), ("drop", [1])])

@@ -43,7 +43,7 @@ def entropy_figure(flags, out, labels=None, layers=None):
         If the flags are not those of BYE, or a sample has no label.
     """
     scores = _scores(flags, labels)
-    with _figure(out, (6.4, 3.8)) as figure:
+    with new_figure(out, (6.4, 3.8)) as figure:
         axes = figure.add_subplot()
         _draw_histogram(axes, scores)
         setting = scores.setting
@@ -66,7 +66,7 @@ def histograms_figure(cells, out):
     out : path of the picture, PNG or PDF by its suffix.
     """
     models, datasets = (list(dict.fromkeys(key[part] for key in cells)) for part in (0, 1))
-    with _figure(out, (3.0 * len(datasets), 0.5 + 2.3 * len(models))) as figure:
+    with new_figure(out, (3.0 * len(datasets), 0.5 + 2.3 * len(models))) as figure:
         grid = figure.subplots(len(models), len(datasets), squeeze=False)
         for row, model in enumerate(models):
             for column, dataset in enumerate(datasets):
@@ -100,7 +100,7 @@ def bars_figure(table, out, series, value, ylabel):
     """
     rows = read_csv(table)
     models, datasets, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset", series))
-    with _figure(out, (1.0 + 4.4 * len(models), 3.4)) as figure:
+    with new_figure(out, (1.0 + 4.4 * len(models), 3.4)) as figure:
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
         width = 0.8 / len(names)
         for axes, model in zip(panels, models, strict=True):
@@ -123,7 +123,7 @@ def layers_figure(table, out, tau):
     """Draw BSI and AUROC of every layer, a panel a model and dataset; a dashed line is the BSI's threshold `tau`."""
     rows = read_csv(table)
     models, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset"))
-    with _figure(out, (2.9 * len(datasets), 0.5 + 2.2 * len(models))) as figure:
+    with new_figure(out, (2.9 * len(datasets), 0.5 + 2.2 * len(models))) as figure:
         grid = figure.subplots(len(models), len(datasets), sharey=True, squeeze=False)
         for row, model in enumerate(models):
             for column, dataset in enumerate(datasets):
@@ -156,7 +156,7 @@ def poison_rate_figure(table, out):
         "ASR": ("ASR after cleaning", LOW, "v-"),
         "dropped": ("share dropped", SERIES[0], "d:"),
     }
-    with _figure(out, (1.0 + 3.4 * len(cells), 3.6)) as figure:
+    with new_figure(out, (1.0 + 3.4 * len(cells), 3.6)) as figure:
         panels = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
         for axes, cell in zip(panels, cells, strict=True):
             own = [row for row in rows if (row["model"], row["dataset"], row["method"]) == cell]
@@ -187,7 +187,7 @@ def maps_figure(attacks, out):
     """
     rows = [(name, example) for name, *files in attacks for example in _examples(*files)]
     layers = rows[0][1].maps.shape[0]
-    with _figure(out, (0.4 + 1.45 * (layers + 1), 0.3 + 1.55 * len(rows))) as figure:
+    with new_figure(out, (0.4 + 1.45 * (layers + 1), 0.3 + 1.55 * len(rows))) as figure:
         grid = figure.subplots(len(rows), layers + 1, squeeze=False)
         for axes_row, (name, example) in zip(grid, rows, strict=True):
             _draw_map(axes_row[0], example.image, None)
@@ -207,7 +207,7 @@ def triggers_figure(attacks, out):
 
     attacks: list of (name, maps, samples, images, labels), paths as in `maps_figure`.
     """
-    with _figure(out, (0.4 + 1.9 * len(attacks), 4.1)) as figure:
+    with new_figure(out, (0.4 + 1.9 * len(attacks), 4.1)) as figure:
         grid = figure.subplots(2, len(attacks), squeeze=False)
         for column, (name, *files) in enumerate(attacks):
             example = next(example for example in _examples(*files) if example.poisoned)
@@ -226,7 +226,7 @@ def purified_figure(columns, out):
     columns : dict, dataset -> list of (samples, images) paths: clean, clean purified, triggered, triggered purified.
     """
     rows = ("clean", "purified", "with trigger", "purified")
-    with _figure(out, (0.4 + 1.6 * len(columns), 0.3 + 1.6 * len(rows))) as figure:
+    with new_figure(out, (0.4 + 1.6 * len(columns), 0.3 + 1.6 * len(rows))) as figure:
         grid = figure.subplots(len(rows), len(columns), squeeze=False)
         for column, (name, sets) in enumerate(columns.items()):
             for axes, (samples, images) in zip(grid[:, column], sets, strict=True):
@@ -304,7 +304,7 @@ def _scores(flags, labels):
 
 
 @contextmanager
-def _figure(out, size):
+def new_figure(out, size):
     """A figure of that size in inches, in the suite's style, written when the block ends: PNG or PDF by the suffix."""
     kind = Path(out).suffix[1:]
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}[kind]

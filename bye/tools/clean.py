@@ -22,7 +22,7 @@ from bye.files import read_json, write_bytes, write_text
 from bye.registry import find, kinds
 from bye.tools.configuration import find_workflow
 from bye.tools.making import find_profile, make
-from bye.tools.outcome import read_outcome, summarise, write_outcome
+from bye.tools.outcome import draw_samples, read_outcome, summarise, write_outcome
 
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "detector"
@@ -64,7 +64,8 @@ def clean(
             raise ByeError(f"{path} has a brace in its name, which the workflow reads as a placeholder; rename it")
     work, suffix = out / "work", data.suffix.lower() or file.suffix
     evidence = [*method.writes, *(["entropy.png"] if kind == "bye" else [])]
-    written = [f"kept{suffix}", f"dropped{suffix}", "unjudged.json", "entries.csv", "summary.txt", *evidence]
+    written = [f"kept{suffix}", f"dropped{suffix}", "unjudged.json", "entries.csv", "samples.png", "summary.txt"]
+    written += evidence
     if images == out or data in [out / name for name in written] or data.is_relative_to(work):
         raise ByeError(f"a result in {out} could take the place of a file of {data} or {images}; choose another --out")
     key, model = _model(root, configfile, model)
@@ -95,6 +96,7 @@ def clean(
         write_bytes(out / name, (cell / name).read_bytes())
     outcome = read_outcome(file, checked, unjudged, cell)
     write_outcome(outcome, out, f"kept{suffix}", f"dropped{suffix}")
+    draw_samples(outcome, out / "samples.png", folder, seed)
     layers = cell / "layers.csv" if "layers.csv" in method.writes else None
     summary = summarise(outcome, out, layers, method.fill(settings).get("tau"))
     write_text(out / "summary.txt", summary + "\n")

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
+
 from bye.data.check import Checked, write_unjudged
 from bye.data.entries import EntryFile
 from bye.data.findings import DROP, KINDS, fate
@@ -10,6 +12,7 @@ from bye.data.samples import turns_of
 from bye.errors import counted
 from bye.files import read_csv, write_csv
 from bye.flags import read_flags
+from bye.report.gallery import COLUMNS, gallery
 
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
 SHORT = 60  # characters of an answer in the summary
@@ -39,9 +42,9 @@ class Outcome:
         return kept
 
     def suspects(self):
-        """The answer of each sample that its score is of: [(number from 1, text), ...]."""
+        """The turn of each sample that its score is of: [(number from 1, question, answer), ...]."""
         places = zip(self.checked.samples, self.flags["answer"], strict=True)
-        return [(place + 1, turns_of(sample)[place][1]) for sample, place in places]
+        return [(place + 1, *turns_of(sample)[place]) for sample, place in places]
 
 
 def read_outcome(file, checked, policy, cell):
@@ -58,10 +61,21 @@ def write_outcome(outcome, out, kept, dropped):
     write_csv(out / "entries.csv", _rows(outcome), ENTRIES)
 
 
+def draw_samples(outcome, path, images, seed):
+    """Draw some of what was dropped and of what was kept; images: the folder of the samples' images."""
+    flagged, suspects = np.array(outcome.flags["flagged"], dtype=bool), outcome.suspects()
+    rows = []
+    for title, places in (("dropped", np.flatnonzero(flagged)), ("kept", np.flatnonzero(~flagged))):
+        chosen = np.sort(np.random.default_rng(seed).permutation(places)[:COLUMNS])
+        shown = [(outcome.checked.samples[place], *suspects[place][1:]) for place in chosen]
+        rows.append((f"{title} ({len(places):,}), some of them", shown))
+    gallery(path, images, rows)
+
+
 def _rows(outcome):
     """A row for each entry of the file, in order: what became of it, and why."""
     checked, flags, rows = outcome.checked, outcome.flags, []
-    for place, (number, (answer, text)) in enumerate(zip(checked.numbers, outcome.suspects(), strict=True)):
+    for place, (number, (answer, _, text)) in enumerate(zip(checked.numbers, outcome.suspects(), strict=True)):
         row = {"entry": number, "id": checked.given[place], "judged": "true", "answer": answer, "text": text}
         row |= {"then": "dropped" if flags["flagged"][place] else "kept", "reason": flags["reason"][place]}
         rows.append(row | {name: _number(flags[name][place]) for name in ("score", "p_low")})
@@ -114,7 +128,7 @@ def summarise(outcome, out, layers=None, tau=None):
 
 def _common_answer(outcome):
     """The most common of the answers that samples were dropped for, and how common it is in what was kept."""
-    flagged, suspects = outcome.flags["flagged"], [text for _, text in outcome.suspects()]
+    flagged, suspects = outcome.flags["flagged"], [text for *_, text in outcome.suspects()]
     [(answer, count)] = Counter(text for text, drop in zip(suspects, flagged, strict=True) if drop).most_common(1)
     kept = Counter(
         text
