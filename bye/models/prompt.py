@@ -51,6 +51,7 @@ class PromptEncoder:
         with_special, without = (tokenizer("a", add_special_tokens=flag).input_ids for flag in (True, False))
         self.begin_ids = with_special[: with_special.index(without[0])]
         self.rendered = {}  # what `_pieces` has made
+        self.opening = self._pieces(1, generation=True)[-1]  # what asks for an answer
         self.takes_system = self._takes_system()
         self.end_token_ids = {tokenizer.eos_token_id, self._id_at_start(self._pieces(1)[2])} - {None}
 
@@ -130,12 +131,11 @@ class PromptEncoder:
             texts, roles = [system, *texts], [SYSTEM, *roles]
         elif system is not None:
             texts = [f"{system}\n{texts[0]}", *texts[1:]]
-        opening = self._pieces(1, generation=True)[-1]  # what asks for an answer
         *pieces, last = self._pieces(n_turns, generation, apart)
         text, roles_of_characters, written, asked = "", [], [], []
         for piece, given, role in zip(pieces, texts, roles, strict=True):
             if role == ANSWER:
-                asked.append(len(text) + len(opening if piece.startswith(opening) else piece))
+                asked.append(len(text) + len(self.opening if piece.startswith(self.opening) else piece))
             start = len(text) + len(piece)
             written.append((start, start + len(given)))
             text += piece + given
