@@ -14,22 +14,22 @@ LINES = 3  # of a question, and of an answer
 def gallery(path, images_root, rows):
     """Draw samples to a PNG or PDF file.
 
-    rows: [(title, [(sample, question, answer), ...]), ...], of each COLUMNS at most; images are relative to
-    images_root. A row without samples says so.
+    rows: [(title, [(sample, question, answer), ...]), ...], of each COLUMNS at most, one with any; images are relative
+    to images_root. A row without samples is left out.
     """
-    with new_figure(path, (2.0 * COLUMNS, 3.1 * len(rows))) as figure, warnings.catch_warnings():
+    rows = [(title, shown) for title, shown in rows if shown]
+    with warnings.catch_warnings(), new_figure(path, (2.0 * COLUMNS, 2.9 * len(rows))) as figure:
         warnings.simplefilter("ignore")  # of letters that the font does not have; a box stands for them
-        for part, (title, shown) in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
-            part.suptitle(title if shown else f"{title}: none", fontsize=10, x=0.01, ha="left")
-            grid = part.subplots(1, COLUMNS)
+        grids = figure.subplots(len(rows), COLUMNS, squeeze=False)
+        for grid, (title, shown) in zip(grids, rows, strict=True):
+            grid[0].set_title(title, loc="left", fontsize=10, parse_math=False)
             for axes in grid:
                 axes.set_axis_off()
             for axes, (sample, question, answer) in zip(grid, shown, strict=False):
                 axes.imshow(load_image(images_root, sample))
                 text = f"{_short(question)}\n→ {_short(answer)}"
-                axes.text(
-                    0.5, -0.04, text, transform=axes.transAxes, va="top", ha="center", fontsize=7, parse_math=False
-                )
+                below = {"transform": axes.transAxes, "va": "top", "ha": "center", "fontsize": 7}
+                axes.text(0.5, -0.04, text, parse_math=False, **below)
 
 
 def _short(text):

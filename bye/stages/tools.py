@@ -79,6 +79,20 @@ def bench(**options):
 
 
 @stage(
+    "bench-reading",
+    may("--n", 100_000, "samples"),
+    may("--model", None, "model folder: check the texts for it too"),
+    may("--jobs", None, "processes (default: one a core)", type=int),
+    SEED,
+)
+def bench_reading(**options):
+    """Measure how long a large file of samples takes to be read and checked, and its memory."""
+    from bye.tools.bench_reading import bench_reading
+
+    bench_reading(**options)
+
+
+@stage(
     "twin",
     need("--model", "folder of a mini base model, llava or internvl: its family, tokenizer and template are taken"),
     need("--out", "model folder to write"),

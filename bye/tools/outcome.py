@@ -68,7 +68,8 @@ def draw_samples(outcome, path, images, seed):
     for title, places in (("dropped", np.flatnonzero(flagged)), ("kept", np.flatnonzero(~flagged))):
         chosen = np.sort(np.random.default_rng(seed).permutation(places)[:COLUMNS])
         shown = [(outcome.checked.samples[place], *suspects[place][1:]) for place in chosen]
-        rows.append((f"{title} ({len(places):,}), some of them", shown))
+        some = ", some of them" if len(places) > len(chosen) else ""
+        rows.append((f"{title} ({len(places):,}){some}", shown))
     gallery(path, images, rows)
 
 
