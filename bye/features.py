@@ -8,6 +8,7 @@ from bye.errors import ByeError, counted
 from bye.flags import read_table
 from bye.registry import COLUMNS
 
+MIN_TURN = 20  # answers of a turn that have a median of their own
 MASSES = tuple(name for name in COLUMNS if name != "entropy")
 
 
@@ -33,6 +34,42 @@ class Features:
     def unit(self):
         """What a row is (`unit_of`)."""
         return unit_of(self.ids)
+
+    @property
+    def sample_of(self):
+        """(n,) int, the number of each answer's sample, in the order in which the ids occur first."""
+        number_of = {name: number for number, name in enumerate(dict.fromkeys(self.ids))}
+        return np.array([number_of[name] for name in self.ids], dtype=int)
+
+
+def align_turns(values, answers):
+    """Move the answers of each turn to the median of the first turn's: like is compared with like.
+
+    The attention of a second answer has other entropies than that of a first, with poison or without: it comes later,
+    and after a text. Turns with fewer than MIN_TURN answers share a median with the turns before them.
+
+    Parameters
+    ----------
+    values : array of shape (n, ...), a row an answer.
+    answers : int array of shape (n,), the turn of each, from 0.
+
+    Returns
+    -------
+    array of shape (n, ...)
+        Where all answers are of one turn, the values as they are.
+    """
+    turns = np.minimum(answers, max(0, int(np.sum(np.bincount(answers) >= MIN_TURN)) - 1))
+    moved, first = values.copy(), np.median(values[turns == 0], axis=0) if len(values) else None
+    for turn in range(1, turns.max(initial=0) + 1):
+        moved[turns == turn] += first - np.median(values[turns == turn], axis=0)
+    return moved
+
+
+def lowest_of_samples(values, sample_of):
+    """Return the lowest of each sample's answers: (n, ...) values, (n,) their samples -> (n_samples, ...)."""
+    lowest = np.full((int(sample_of.max(initial=-1)) + 1, *values.shape[1:]), np.inf)
+    np.minimum.at(lowest, sample_of, values)
+    return lowest
 
 
 def read_features(path, columns):

@@ -18,7 +18,7 @@ from bye.cleaning.keep import keep
 from bye.cleaning.run import SampleSet
 from bye.cleaning.run import detect as run
 from bye.errors import ByeError
-from bye.features import read_entropies
+from bye.features import align_turns, read_entropies
 from bye.flags import Verdict, read_flags, write_flags
 from bye.metrics.detection import layer_aurocs, score
 
@@ -220,6 +220,10 @@ def test_a_sample_is_flagged_for_its_second_or_third_answer_alone(tmp_path, talk
     content, rows = table.to_pydict(), pyarrow.parquet.read_table(attention).to_pydict()
     assert content["id"] == [f"q{index}" for index in range(N)]
     assert np.array_equal(content["flagged"], poisoned)
+    for layer in range(4):  # an answer's entropy, beside those of the same turn
+        column, turns = np.array(rows[f"entropy_0{layer}"], dtype=np.float64), np.array(rows["answer"])
+        medians = [np.median(column[turns == turn]) for turn in range(3)]
+        rows[f"entropy_0{layer}"] = column - np.array(medians)[turns] + medians[0]
     by_hand = {name: {} for name in content["id"]}
     for name, answer, entropy in zip(rows["id"], rows["answer"], rows["entropy_02"], strict=True):
         by_hand[name][answer] = entropy
@@ -245,6 +249,37 @@ def test_a_sample_is_flagged_for_its_second_or_third_answer_alone(tmp_path, talk
             lowest[name] = min(entropy, lowest.get(name, np.inf))
         assert auroc == pytest.approx(roc_auc_score(poisoned, [-lowest[f"q{i}"] for i in range(N)]))
     assert aurocs[2] == 1
+
+
+def test_answers_are_compared_within_their_turn(tmp_path, poisoned):
+    """A later answer's attention is another one, poisoned or not: pooled, the two turns would hide the poison."""
+    rng, flags = np.random.default_rng(2), outputs(tmp_path)[1]
+    first, second = rng.normal(4.0, 0.05, (N, 3)), rng.normal(3.3, 0.05, (N, 3))
+    first[poisoned, 1], second[poisoned, 1] = (
+        rng.normal(3.3, 0.05, poisoned.sum()),
+        rng.normal(2.0, 0.05, poisoned.sum()),
+    )
+    write_attention(
+        tmp_path / "two.parquet",
+        np.stack([first, second], axis=1).reshape(2 * N, 3),
+        [f"q{index // 2}" for index in range(2 * N)],
+        answers=[0, 1] * N,
+    )
+    assert detect(tmp_path / "two.parquet", flags) == poisoned.sum()
+    assert np.array_equal(read_flags(flags)["flagged"], poisoned)
+    assert np.array_equal(np.array(read_flags(flags)["answer"])[poisoned], np.ones(poisoned.sum()))
+
+
+def test_turns_with_few_answers_share_a_median_with_the_turn_before():
+    answers = np.array([0] * 30 + [1] * 20 + [2] * 19 + [3])
+    values = np.where(answers == 0, 4.0, 3.0) + np.random.default_rng(0).normal(0, 0.01, 70)
+    values[answers > 1] += 5
+    moved = align_turns(values, answers)
+    assert np.array_equal(moved[:30], values[:30])
+    shift = np.median(values[:30]) - np.median(values[30:])
+    np.testing.assert_allclose(moved[30:], values[30:] + shift)
+    assert np.array_equal(align_turns(values[:19], answers[:19] * 0 + np.arange(19) % 2), values[:19])
+    assert align_turns(values[:0], answers[:0]).shape == (0,)
 
 
 def test_folding_by_definition():
@@ -307,8 +342,8 @@ def test_bad_attention_of_answers(tmp_path):
     out, path = outputs(tmp_path)[1], tmp_path / "a.parquet"
     ids, answers = ["q0", "q1", "q1", *(f"q{i}" for i in range(2, 12))], [0, 0, 1, *[0] * 10]
     entropies = np.random.default_rng(0).normal(4, 0.3, (13, 3))
-    write_attention(path, entropies[:9], ids[:9], answers=answers[:9])
-    with pytest.raises(ByeError, match="has 9 answers, and BYE needs 10 at least"):
+    write_attention(path, entropies[:10], ids[:10], answers=answers[:10])
+    with pytest.raises(ByeError, match="has 9 samples, and BYE needs 10 at least"):
         detect(path, out)
     write_attention(path, entropies, ids, answers=[0] * 13)
     with pytest.raises(ByeError, match="a.parquet holds an answer of a sample twice; make it again"):

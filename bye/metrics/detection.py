@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bye.features import read_entropies
+from bye.features import align_turns, lowest_of_samples, read_features
 from bye.files import read_csv, write_json
 from bye.flags import read_flags, read_labels
 
@@ -62,14 +62,13 @@ def detection_metrics(poisoned, flagged, scores):
 def layer_aurocs(attention, labels):
     """Return for each layer how well its entropy alone ranks the poisoned samples first, in 0..1; None without poison.
 
-    A sample's entropy is the lowest of its answers. attention: path of attention.parquet; labels: path of the Parquet
-    file (id, poisoned). Raises ByeError if a sample has no label.
+    A sample's entropy is the lowest of its answers', as BYE takes it. attention: path of attention.parquet; labels:
+    path of the Parquet file (id, poisoned). Raises ByeError if a sample has no label.
     """
-    ids, _, of_answers, _ = read_entropies(attention)
-    number_of = {name: number for number, name in enumerate(dict.fromkeys(ids))}
-    entropies = np.full((len(number_of), of_answers.shape[1]), np.inf)  # (n_samples, n_layers)
-    np.minimum.at(entropies, [number_of[name] for name in ids], of_answers)
-    poisoned = read_labels(labels, list(number_of))
+    features = read_features(attention, ("entropy",))
+    of_answers = align_turns(features.entropies, features.answers)
+    entropies = lowest_of_samples(of_answers, features.sample_of)  # (n_samples, n_layers)
+    poisoned = read_labels(labels, list(dict.fromkeys(features.ids)))
     if poisoned.all() or not poisoned.any():
         return [None] * entropies.shape[1]
     return [auroc(poisoned, -column) for column in entropies.T]

@@ -108,7 +108,8 @@ class PromptEncoder:
             after_answer = roles[position] == SYSTEM and position and roles[position - 1] == ANSWER
             if after_answer and ids[position] in self.end_token_ids:
                 roles[position] = ANSWER
-        places = [sum(end <= place for _, end in offsets) - 1 for place in asked]
+        ends = np.array([end for _, end in offsets])
+        places = [int(np.sum(ends <= place)) - 1 for place in asked]
         if not (self.begin_ids and ids[:1] == self.begin_ids[:1]):
             ids, roles = self.begin_ids + ids, [SYSTEM] * len(self.begin_ids) + roles
             places = [place + len(self.begin_ids) for place in places]

@@ -15,7 +15,7 @@ from bye.data.check import check_entries, stopping, text_problems
 from bye.data.findings import count_kinds, stop_for
 from bye.data.images import load_image
 from bye.data.prepare import judged, load_split
-from bye.data.samples import id_of, turns_of
+from bye.data.samples import id_of, system_of, turns_of
 from bye.errors import ByeError
 from bye.files import read_json
 from bye.machine import hub
@@ -235,10 +235,9 @@ def tuning_of(model):
 
 def show_prompt(report, what, family, sample, size):
     """Print the token spans of a sample, one a line, and return its numbers of tokens and of image tokens."""
-    tokens = family.conversation(id_of(sample), turns_of(sample), size)
-    report.ok(
-        what, f"sample {id_of(sample)!r} has {len(tokens.ids)} tokens; BYE reads the attention of {tokens.n_prompt}"
-    )
+    tokens = family.conversation(id_of(sample), turns_of(sample), size, system_of(sample))
+    places = ", ".join(str(place + 1) for place in tokens.places)
+    report.ok(what, f"sample {id_of(sample)!r} has {len(tokens.ids)} tokens; BYE reads the attention of token {places}")
     image, start = [place for place, role in enumerate(tokens.roles) if ROLES[role] == "image"], 0
     spans = ["image" if image[0] <= place <= image[-1] else ROLES[role] for place, role in enumerate(tokens.roles)]
     for role, run in itertools.groupby(spans):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from bye.errors import ByeError, counted
+from bye.features import align_turns, lowest_of_samples
 from bye.flags import Verdict
 from bye.formats import LAYER, names
 
@@ -32,7 +33,8 @@ def detect(
     Parameters
     ----------
     features : Features with entropies, comparable between samples that differ in their number of image tokens. Where
-        samples have several answers, each answer is judged as a sample is.
+        samples have several answers, a sample has the lowest entropy of them in each layer, after those of each turn
+        were moved to one median (`bye.features.align_turns`).
     seed : of the mixtures' k-means starts.
     rule : how a layer is found sensitive, by the paper's BSI (Eq. 7) or the released code's margin.
     tau : threshold of that rule.
@@ -55,9 +57,10 @@ def detect(
     from bye.detect.bye import BYEDetector  # scikit-learn takes a second to load
     from bye.detect.mixture import MIN_SAMPLES
 
-    entropies = features.entropies
-    if len(features.ids) < MIN_SAMPLES:
-        found = counted(len(features.ids), features.unit)
+    of_answers, sample_of = align_turns(features.entropies, features.answers), features.sample_of
+    entropies = lowest_of_samples(of_answers, sample_of)  # (n_samples, n_layers)
+    if len(entropies) < MIN_SAMPLES:
+        found = counted(len(entropies), "sample")
         raise ByeError(f"{features.path} has {found}, and BYE needs {MIN_SAMPLES} at least; give a larger set")
     threshold *= np.log(features.n_image_tokens) / np.log(PAPER_IMAGE_TOKENS)
     detector = BYEDetector(rule, tau, clustering, over, threshold, random_state=seed)
@@ -82,12 +85,16 @@ def detect(
         "cut": float(detector.offset_) if np.isfinite(detector.offset_) else None,
         "mixture": _mixture(detector.gmm_),
     }
+    answer_scores = of_answers[:, selected or slice(None)].mean(axis=1)
+    lowest = lowest_of_samples(answer_scores, sample_of)
+    worst = answer_scores == lowest[sample_of]  # the answers that their samples' scores are of
+    scores = np.where(worst, detector.scores_[sample_of], answer_scores)
     return Verdict(
-        flagged,
-        reasons,
-        scores=detector.scores_ if selected else None,
-        p_low=detector.low_posterior(entropies),
-        columns={"mean_entropy": entropies.mean(axis=1)},
+        flagged[sample_of] & worst,
+        [reasons[sample] for sample in sample_of],
+        scores=scores if selected else None,
+        p_low=detector.low_posterior(entropies)[sample_of],
+        columns={"mean_entropy": entropies.mean(axis=1)[sample_of]},
         metadata={"bye": json.dumps(setting)},
         tables={"layers.csv": _layers(detector)},
     )
