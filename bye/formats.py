@@ -52,11 +52,29 @@ def parquet_schema(columns, n_layers=0):
 # ---- samples and labels ----------------------------------------------------------------------------------------------
 
 SAMPLE = columns(
-    ("id", "string or integer", "no other sample of the file has it; it says nothing about poison"),
+    ("id", "string or number", "no other sample of the file has it; it says nothing about poison"),
     ("image", "string", "path of the image, relative to the image folder that belongs to the file"),
     ("conversations", "list of objects", '{"from": "human" or "gpt", "value": text}, turn by turn'),
     ("references", "list of string", "only in test sets of captions: all reference captions"),
     ("system", "string", "only of a conversation that has one: its system prompt"),
+)
+UNJUDGED = columns(
+    ("entry", "integer", "its place in the file, from 1"),
+    ("id", "string or null", "its id in the file"),
+    ("kind", "string", "why it cannot be judged, in a word or two (docs/bad-input.md lists them)"),
+    ("why", "string", "the same in a sentence"),
+    ("then", "string", "what became of it: keep, drop, or stop, which ends the run"),
+)
+ENTRIES = columns(
+    ("entry", "integer", "its place in the file, from 1"),
+    ("id", "string", "its id in the file, if it has one"),
+    ("then", "string", "kept or dropped"),
+    ("judged", "true or false", "whether it was looked at"),
+    ("score", "number", "of the detector, low is suspicious"),
+    ("p_low", "number", "posterior probability of being flagged, 0 to 1"),
+    ("answer", "integer", "the answer that the score is of, from 1"),
+    ("text", "string", "that answer"),
+    ("reason", "string", "why it was dropped, or not looked at"),
 )
 LABEL = columns(
     ("id", "string", "id of the training sample, integers as text"),

@@ -280,10 +280,14 @@ def test_the_summary_says_what_was_found(tmp_path):
     told = summarise(outcome_of(tmp_path, answers, [True] * 4 + [False] * 16), "out", layers_csv(tmp_path, False, True))
     assert "bye clean: 4 of 20 dropped (20.0%), by their attention in layer 1 of 2\n" in told
     assert "is 'Boo!': 75.0% of what was dropped, and 6.2% of the answers that were kept" in told
-    assert "caution" not in told and "NOT looked at" not in told
+    assert "caution" not in told and "NOT looked at" not in told and "stands out" not in told
     told = summarise(outcome_of(tmp_path, answers, [True] * 20), "out")
     assert "'no': 75.0% of what was dropped, and 0.0% of the answers that were kept" in told
     assert "caution, that is more than poison ever is" in told
+    mixed = outcome_of(tmp_path, answers, [*[False] * 2, *[True] * 4, *[False] * 14])
+    assert "50.0% of what was dropped, and 81.2% of the answers that were kept. That is no answer that" in summarise(
+        mixed, "out"
+    )
 
 
 def test_the_target_in_a_later_answer_is_named(tmp_path):

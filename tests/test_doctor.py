@@ -159,6 +159,34 @@ def test_a_file_of_ones_own(here, capsys, tmp_path):
     assert "all training and 3 test samples are asked for, and mine.json has 3; ask for fewer" in problems(capsys)[0]
 
 
+def test_what_is_wrong_with_a_file_of_ones_own_is_seen_at_once(here, capsys, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "x.png").read_bytes()[:-40])
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "This."}]
+    entries = [{"id": name, "image": "x.png", "conversations": turns} for name in "abcd"]
+    del entries[0]["image"]
+    dump(tmp_path / "mine.json", entries)
+    entry = {"format": "llava", "json": "mine.json", "images": "."}
+    assert here(["mine"], datasets={"mine": entry}) == 0
+    told = capsys.readouterr().out
+    assert "all training and no test samples, of 3 in mine.json" in told and "left out: 1 without an image" in told
+    entries[1]["conversations"] = [{"from": "human", "value": "word " * 5000}, turns[1]]
+    dump(tmp_path / "mine.json", entries)
+    assert here(["mine"], datasets={"mine": entry}) == 1
+    assert "dataset mine: sample 'b' (entry 2): it has" in problems(capsys)[0]
+    entries[2]["image"], entries[3]["image"] = "cut.png", "gone.png"
+    dump(tmp_path / "mine.json", entries)
+    assert here(["mine"], datasets={"mine": entry}) == 2  # images and texts
+    told = capsys.readouterr().out
+    assert (
+        "mine.json: 2 of 4 samples cannot be used" in told and "cut.png is damaged" in told and "gone.png does" in told
+    )
+    assert (
+        here(["mine"], datasets={"mine": {**entry, "unjudged": "drop", "headers": True}}) == 1
+    )  # one sample is too long
+    assert "left out: 1 without an image, 1 whose image is not there" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("form", "missing"),
     [

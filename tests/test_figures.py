@@ -23,6 +23,7 @@ from bye.report.figures import (
     purified_figure,
     triggers_figure,
 )
+from bye.report.gallery import gallery
 
 
 def rgb(colour):
@@ -203,3 +204,16 @@ def test_purified_images_stand_below_what_they_were(tmp_path, drawn):
     rows = [(np.abs(picture - rgb(colour)).max(-1) <= 8).nonzero()[0].mean() for colour in
             ("#aa0000", "#00aa00", "#0000aa", "#aa00aa")]  # fmt: skip
     assert rows == sorted(rows)
+
+
+def test_a_gallery_takes_any_text_and_leaves_empty_rows_out(tmp_path, recwarn):
+    for number in range(2):
+        Image.new("RGB", (30, 20 + 60 * number), "teal").save(tmp_path / f"{number}.png")
+    shown = [
+        ({"id": "a", "image": "0.png"}, "What costs $x_{$ 図?", "$" * 200),
+        ({"id": "b", "image": "1.png"}, "", "yes"),
+    ]
+    gallery(tmp_path / "g.png", tmp_path, [("dropped (0)", []), ("kept (2)", shown)])
+    with Image.open(tmp_path / "g.png") as picture:
+        assert picture.width > picture.height  # one row
+    assert not recwarn.list

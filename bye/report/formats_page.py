@@ -10,6 +10,7 @@ from bye.formats import (
     CAUGHT_SHARES,
     DETECTION,
     DROPPED,
+    ENTRIES,
     EVALUATION,
     FLAGS,
     FLAGS_OF_KIND,
@@ -20,6 +21,7 @@ from bye.formats import (
     PREDICTION,
     SAMPLE,
     TABLES,
+    UNJUDGED,
     Column,
 )
 
@@ -54,9 +56,17 @@ FILES = {
             SAMPLES_FORM,
             (
                 "The samples as drawn by the seed. Images stay where they are, in the root of the dataset. Further "
-                "keys of a file of your own are carried along."
+                "keys of a file of your own are carried along. Its ids stay, unless some are missing or repeat: then "
+                "all are replaced by the entries' places in the file."
             ),
             SAMPLE,
+        ),
+        File(
+            "data/DATASET/sSEED/unjudged.json",
+            "prepare",
+            "JSON list of objects",
+            "Entries of a file of your own that no model can be asked about, and that are in neither of the two.",
+            UNJUDGED,
         ),
         File(
             "data/DATASET/ATTACK/sSEED/train.json",
@@ -169,6 +179,20 @@ FILES = {
             further=(("a guard", CAUGHT_SHARES),),
         ),
         File(f"{CELL}/entropy.png", "entropy-figure", "PNG", "Histogram of the scores with the mixture and the cut."),
+    ),
+    "A file of your own, cleaned": (
+        File(
+            "OUT/kept, dropped",
+            "clean",
+            "as the file that was given, with its ending",
+            "The two parts of it, each entry byte for byte as it was. OUT is where `--out` says.",
+        ),
+        File("OUT/entries.csv", "clean", "CSV, one row an entry", "What became of each entry, and why.", ENTRIES),
+        File("OUT/unjudged.json", "clean", "JSON list of objects", "The entries that were not looked at.", UNJUDGED),
+        File("OUT/samples.png", "clean", "PNG", "Some of the samples that were dropped, and of those that were kept."),
+        File("OUT/summary.txt", "clean", "text", "What was found, dropped and not looked at."),
+        File("OUT/layers.csv, entropy.png", "clean", "as in a cell", "What BYE saw."),
+        File("OUT/work/", "clean", "folder", "The run: configuration, the samples that were judged, results, logs."),
     ),
     "Tables and figures": (
         File(

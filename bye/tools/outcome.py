@@ -12,11 +12,12 @@ from bye.data.samples import turns_of
 from bye.errors import counted
 from bye.files import read_csv, write_csv
 from bye.flags import read_flags
+from bye.formats import ENTRIES, names
 from bye.report.gallery import COLUMNS, gallery
 
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
+STANDS_OUT = 0.5  # share of what was dropped that has one answer, where that is a target
 SHORT = 60  # characters of an answer in the summary
-ENTRIES = ("entry", "id", "then", "judged", "score", "p_low", "answer", "text", "reason")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def write_outcome(outcome, out, kept, dropped):
     outcome.file.copy(out / kept, wanted)
     outcome.file.copy(out / dropped, [not keep for keep in wanted])
     write_unjudged(out / "unjudged.json", outcome.checked.findings, outcome.policy)
-    write_csv(out / "entries.csv", _rows(outcome), ENTRIES)
+    write_csv(out / "entries.csv", _rows(outcome), names(ENTRIES))
 
 
 def draw_samples(outcome, path, images, seed):
@@ -128,7 +129,7 @@ def summarise(outcome, out, layers=None, tau=None):
 
 
 def _common_answer(outcome):
-    """The most common of the answers that samples were dropped for, and how common it is in what was kept."""
+    """The most common of the answers that samples were dropped for, and whether it stands out as a target would."""
     flagged, suspects = outcome.flags["flagged"], [text for *_, text in outcome.suspects()]
     [(answer, count)] = Counter(text for text, drop in zip(suspects, flagged, strict=True) if drop).most_common(1)
     kept = Counter(
@@ -138,10 +139,13 @@ def _common_answer(outcome):
         for _, text in turns_of(sample)
     )
     short = repr(f"{answer[:SHORT]}..." if len(answer) > SHORT else answer)
-    return (
-        f"the most common answer they were dropped for is {short}: {count / sum(flagged):.1%} of what was dropped, and "
-        f"{kept[answer] / max(1, kept.total()):.1%} of the answers that were kept"
+    of_dropped, of_kept = count / sum(flagged), kept[answer] / max(1, kept.total())
+    told = (
+        f"the most common answer they were dropped for is {short}: {of_dropped:.1%} of what was dropped, and "
+        f"{of_kept:.1%} of the answers that were kept"
     )
+    alike = of_dropped < STANDS_OUT or of_kept > of_dropped / 2
+    return f"{told}. That is no answer that stands out as a target does: look at samples.png first" if alike else told
 
 
 def _not_looked_at(outcome):
