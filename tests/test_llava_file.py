@@ -234,7 +234,8 @@ def test_a_broken_line_of_json_lines_is_one_bad_sample(tmp_path):
 
 def test_a_list_in_an_object_is_read_and_several_are_named(tmp_path):
     path = tmp_path / "mine.json"
-    for value in ({"version": 1, "data": [sample("a"), sample("b")]}, {"v": {"train": [sample("a"), sample("b")]}}):
+    both = [sample("a"), sample("b")]
+    for value in ({"version": 1, "data": both}, {"v": {"train": both}, "m": [{}]}):
         for indent in (None, 1):
             path.write_text(json.dumps(value, indent=indent))
             assert read_samples(path) == [sample("a"), sample("b")]

@@ -145,14 +145,17 @@ def _key(keys):
 def _lists_in(value):
     """Return [(keys that lead there, length), ...] of the lists of objects in an object that is no entry itself.
 
-    They are looked for in the object and in those in it; the longest is the first.
+    They are looked for in the object and in those in it; the longest is the first. If some begin with what is an entry,
+    the others are left out.
     """
     if OF_AN_ENTRY & set(value):
         return []
     inside = {(key, name): each for key, part in value.items() if isinstance(part, dict) for name, each in part.items()}
     lists = {**{(key,): each for key, each in value.items()}, **inside}
     lists = {keys: each for keys, each in lists.items() if isinstance(each, list)}
-    found = [(keys, len(each)) for keys, each in lists.items() if all(isinstance(entry, dict) for entry in each)]
+    lists = {keys: each for keys, each in lists.items() if all(isinstance(entry, dict) for entry in each)}
+    of_entries = {keys: each for keys, each in lists.items() if each and OF_AN_ENTRY & set(each[0])}
+    found = [(keys, len(each)) for keys, each in (of_entries or lists).items()]
     return sorted(found, key=lambda item: -item[1])
 
 
