@@ -70,21 +70,24 @@ def clean(
         raise ByeError(f"a result in {out} could take the place of a file of {data} or {images}; choose another --out")
     key, model = _model(root, configfile, model)
 
+    config = {
+        "seeds": [seed],
+        "models": {key: model},
+        "datasets": {DATASET: {"format": "llava", "json": "samples.json", "images": str(images), "headers": True}},
+        "attacks": {},
+        "defences": {"vanilla": {"kind": "none"}, DEFENCE: {"kind": _absolute(kind), **settings}},
+    }
+    _write_config(work, config)  # first of all: it may be that nothing can be written there
     checked = look_at(file, images, model, out, unjudged, follow_links)
     if len(checked.samples) < MIN_SAMPLES:
         found = counted(len(checked.samples), "sample")
         left = f" that can be judged, beside {count_kinds(checked.findings)}" if checked.findings else ""
         raise ByeError(f"{data} has {found}{left}; the detector needs {MIN_SAMPLES} or more")
-    folder = _follow(checked, images) if follow_links else images
-    config = {
-        "seeds": [seed],
-        "models": {key: model},
-        "datasets": {DATASET: {"format": "llava", "json": "samples.json", "images": str(folder), "headers": True}},
-        "attacks": {},
-        "defences": {"vanilla": {"kind": "none"}, DEFENCE: {"kind": _absolute(kind), **settings}},
-    }
+    if follow_links:
+        images = _follow(checked, images)
+        config["datasets"][DATASET]["images"] = str(images)
+        _write_config(work, config)
     _write_new(work / "samples.json", lambda path: write_samples(path, checked.samples))
-    write_text(work / "config.yaml", yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
 
     cell = work / "results" / key / DATASET / "none" / f"s{seed}" / DEFENCE
     print(f"bye clean: {len(checked.samples)} samples to look at; work and logs are in {work}", flush=True)
@@ -96,7 +99,7 @@ def clean(
         write_bytes(out / name, (cell / name).read_bytes())
     outcome = read_outcome(file, checked, unjudged, cell)
     write_outcome(outcome, out, f"kept{suffix}", f"dropped{suffix}")
-    draw_samples(outcome, out / "samples.png", folder, seed)
+    draw_samples(outcome, out / "samples.png", images, seed)
     layers = cell / "layers.csv" if "layers.csv" in method.writes else None
     summary = summarise(outcome, out, layers, method.fill(settings).get("tau"))
     write_text(out / "summary.txt", summary + "\n")
@@ -132,6 +135,10 @@ def _follow(checked, images):
     for sample, path in zip(checked.samples, paths, strict=True):
         sample["image"] = os.path.relpath(path, folder)
     return folder
+
+
+def _write_config(work, config):
+    write_text(work / "config.yaml", yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
 
 
 def _write_new(path, write):
