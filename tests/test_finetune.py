@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 from transformers import AutoModelForImageTextToText
 
-import bye.data.samples
+from bye.data.entries import EntryFile
 from bye.errors import ByeError
 from bye.methods.tuning.lora import add_to_weights, attach
 from bye.models import load_model
@@ -125,8 +125,8 @@ def test_same_seed_same_bytes_and_the_cache_changes_nothing(root, tmp_path):
 
 
 def test_where_everything_was_kept_the_plain_fine_tune_is_copied(root, tmp_path, monkeypatch):
-    read, parse = [], bye.data.samples.read_text
-    monkeypatch.setattr(bye.data.samples, "read_text", lambda path: read.append(path) or parse(path))
+    read, values = [], EntryFile.__iter__
+    monkeypatch.setattr(EntryFile, "__iter__", lambda file: read.append(file.path) or values(file))
     plain = tmp_path / "plain"
     weights = run(root, plain, samples="three.json", epochs=1)
     kept = json.loads((root / "three.json").read_text())
