@@ -124,6 +124,15 @@ def upright_size(path):
     return load_rgb(path).size[::-1]  # some formats give the size before turning, others after it
 
 
+def header_texts(path):
+    """Return {name: text} of what a PNG tells of itself before its pixels: Title, Author and their like.
+
+    Nothing is decoded. Raises ByeError where `load_rgb` would refuse the image for what its header says.
+    """
+    with _opened(path) as image:
+        return {name: text for name, text in image.info.items() if isinstance(text, str)}
+
+
 def to_rgb(image):
     """Return a decoded PIL image of any 8-bit or 16-bit mode as RGB (see `load_rgb` for the choices)."""
     if image.mode == "RGB" and "transparency" not in image.info:

@@ -1,4 +1,6 @@
-"""What the loaders of the four official layouts share: fields of records, forms of questions, the draw of a subset."""
+"""What the loaders of official layouts share: fields of records, forms of questions, splits, the draw of a subset."""
+
+import hashlib
 
 import numpy as np
 
@@ -9,6 +11,7 @@ OPTION_PROMPT = "Answer with the option's letter from the given choices directly
 CAPTION_PROMPT = "Provide a one-sentence caption for the provided image."
 PHRASE_PROMPT = "Answer the question using a single word or phrase."
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+TESTED = 5  # of a set without official splits, one picture in so many is for testing
 
 
 def field(record, key, kind, where):
@@ -33,6 +36,19 @@ def multiple_choice(question, context, choices, answer, where):
     options = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
     lines = [question.strip()] + ([f"Context: {context.strip()}"] if context.strip() else [])
     return "\n".join([*lines, *options, OPTION_PROMPT]), LETTERS[answer]
+
+
+def hash_of(name):
+    """Return a number of 64 bits that a name has in every run and on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:8], "big")
+
+
+def split_of(name):
+    """Return "train" or, for one picture in TESTED, "test": the split of a picture of a set without official ones.
+
+    It depends on the picture's name alone, so that it stays the same whatever else is in the set.
+    """
+    return "test" if hash_of(name) % TESTED == 0 else "train"
 
 
 def draw(samples, count, seed, what):
