@@ -13,7 +13,7 @@ ORDER = [
     *("errors", "formats", "files", "registry", "machine", "flags", "features"),
     *("data", "metrics", "detect", "models", "attacks", "workload"),
     *("plan", "config", "workflow"),
-    *("extraction", "training", "cleaning", "answers", "methods", "report", "mini", "tools"),
+    *("extraction", "training", "cleaning", "answers", "methods", "report", "mini", "scout", "tools"),
     *("stages", "cli", "__main__"),
 ]
 STRANGERS = {"data", "metrics", "detect", "models", "attacks"}  # they know each other through plain data only ...
