@@ -142,7 +142,8 @@ class Family:
     def _projector(self):
         return self.model.model.multi_modal_projector
 
-    def _parameters_of_project(self):
+    def projector_parameters(self):
+        """All parameters that `project` uses."""
         return list(self._projector.parameters())
 
     @property
@@ -153,7 +154,7 @@ class Family:
         """
         decoder = torch.nn.ModuleList([self.model.model.language_model, self.model.lm_head])
         n_decoder = _count_trained(decoder.parameters())
-        n_projector = _count_trained(self._parameters_of_project())
+        n_projector = _count_trained(self.projector_parameters())
         n_tower = _count_trained(self.model.parameters()) - n_decoder - n_projector
         return {"decoder": n_decoder, "projector": n_projector, "tower": n_tower}
 

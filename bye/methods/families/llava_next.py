@@ -73,5 +73,5 @@ class LlavaNext(Family):
         projected = torch.where(row_end, self.model.model.image_newline.to(joined), self._projector(joined))
         return list(projected.split([len(each) for each in features]))
 
-    def _parameters_of_project(self):
-        return [*super()._parameters_of_project(), self.model.model.image_newline]
+    def projector_parameters(self):
+        return [*super().projector_parameters(), self.model.model.image_newline]

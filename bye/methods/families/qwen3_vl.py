@@ -81,7 +81,7 @@ class Qwen3VL(Family):
         visual = self.model.model.visual
         return [visual.merger, *visual.deepstack_merger_list]
 
-    def _parameters_of_project(self):
+    def projector_parameters(self):
         return [parameter for merger in self._mergers for parameter in merger.parameters()]
 
     def _grids(self, pixels):
