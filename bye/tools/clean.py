@@ -112,11 +112,11 @@ def look_at(file, images, model, out, unjudged, follow_links):
 
     Raises ByeError where there is something that is to stop the run; all of it then stands in OUT/unjudged.json.
     """
-    from bye.models import load_model
-
     print(f"bye clean: looking at {file.path}, its images and its texts", flush=True)
     checked = check_entries(file, images, decode=True, links=follow_links, jobs=os.cpu_count())
     if checked.samples and (os.path.isdir(model["path"]) or not is_built(model["path"])):
+        from bye.models import load_model  # after the first words: torch takes seconds to load
+
         family = load_model(model["path"], expected=model["family"], weights=False)
         checked.leave_out(text_problems(checked, family))
     stops = stopping(checked.findings, unjudged)

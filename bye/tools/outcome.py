@@ -13,7 +13,6 @@ from bye.errors import counted
 from bye.files import read_csv, write_csv
 from bye.flags import read_flags
 from bye.formats import ENTRIES, names
-from bye.report.gallery import COLUMNS, gallery
 
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
 STANDS_OUT = 0.5  # share of what was dropped that has one answer, where that is a target
@@ -64,6 +63,8 @@ def write_outcome(outcome, out, kept, dropped):
 
 def draw_samples(outcome, path, images, seed):
     """Draw some of what was dropped and of what was kept; images: the folder of the samples' images."""
+    from bye.report.gallery import COLUMNS, gallery  # matplotlib takes a second to load
+
     flagged, suspects = np.array(outcome.flags["flagged"], dtype=bool), outcome.suspects()
     rows = []
     for title, places in (("dropped", np.flatnonzero(flagged)), ("kept", np.flatnonzero(~flagged))):
