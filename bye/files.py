@@ -120,11 +120,13 @@ def write_json(path, value):
 
 def write_csv(path, rows, columns):
     """Write `rows` (dicts) as CSV with the given column names; a missing or None value is an empty field."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    lines = []
+    for row in [{name: name for name in columns}, *rows]:
+        line = io.StringIO()
+        # A field with a part of what ends a line is quoted: with this ending, one with a carriage return alone too.
+        csv.DictWriter(line, columns, lineterminator="\r\n").writerow(row)
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    write_text(path, "".join(lines))
 
 
 def write_parquet(path, table):

@@ -1,5 +1,6 @@
 """The loaders of the paper's official layouts, the draw of subsets, and the writers: on tiny data in those layouts."""
 
+import csv
 import errno
 import json
 import os
@@ -372,3 +373,11 @@ def test_a_constant_in_json_lines_has_its_line_and_column():
         ByeError, match=r"x.jsonl is not valid JSON at line 7: NaN is not a JSON value \(column 7\); mend"
     ):
         files.parse_json('{"a": NaN}', "x.jsonl", line=7)
+
+
+def test_a_field_of_a_csv_ends_no_line(tmp_path):
+    rows = [{"a": "x\ry", "b": "1,2"}, {"a": 'say "so"\r\n', "b": None}, {"a": "plain", "b": "3"}]
+    files.write_csv(tmp_path / "t.csv", rows, ["a", "b"])
+    assert (tmp_path / "t.csv").read_bytes().endswith(b"\nplain,3\n")
+    with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == [{**row, "b": row["b"] or ""} for row in rows]

@@ -8,7 +8,9 @@ import pyarrow.parquet
 import pytest
 
 from bye.data import entries as module
+from bye.data.check import check_entries
 from bye.data.entries import EntryFile
+from bye.errors import ByeError
 
 RNG = random.Random(0)
 ENTRIES = [
@@ -78,3 +80,34 @@ def test_parquet(tmp_path):
     schema = pyarrow.parquet.read_table(path).schema
     assert copy.to_pylist() == ENTRIES[::3] and copy.schema.equals(schema, check_metadata=True)
     assert pyarrow.parquet.ParquetFile(out).metadata.row_group(0).column(0).compression == "GZIP"
+
+
+def test_parquet_columns_that_are_no_json_and_files_that_cannot_be_read(tmp_path):
+    path = tmp_path / "odd.parquet"
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "This."}]
+    times = pyarrow.array([0, 1], pyarrow.timestamp("s"))
+    columns = {"image": ["x.png"] * 2, "conversations": [turns] * 2, "at": times, "score": [float("nan"), 1.0]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    samples = check_entries(EntryFile(path)).samples
+    assert [sorted(sample) for sample in samples] == [
+        ["conversations", "id", "image"],
+        ["conversations", "id", "image", "score"],
+    ]
+    far = pyarrow.array([10**9], pyarrow.int32()).cast(pyarrow.date32())
+    pyarrow.parquet.write_table(pyarrow.table({"day": far}), path)
+    with pytest.raises(ByeError, match="odd.parquet has values that Python cannot hold"):
+        list(EntryFile(path))
+    pyarrow.parquet.write_table(pyarrow.table({}), path)
+    with pytest.raises(ByeError, match="odd.parquet is Parquet without columns"):
+        list(EntryFile(path))
+    path.write_bytes(path.read_bytes()[:-4] + b"half")
+    with pytest.raises(ByeError, match="cannot be read as Parquet"):
+        list(EntryFile(path))
+
+
+def test_the_place_of_a_byte_that_is_no_text(tmp_path):
+    path = tmp_path / "mine.json"
+    for text in (b'[{"a":"\xc3', b'[{"a":"' + b"x" * 2**20 + b'\xc3("}]'):
+        path.write_bytes(text)
+        with pytest.raises(ByeError, match=rf"is not UTF-8 text \(byte {text.index(0xC3)}\)"):
+            list(EntryFile(path))

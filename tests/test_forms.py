@@ -1,9 +1,11 @@
 """Forms of samples other than LLaVA's: each becomes the same sample; what is left out is said."""
 
+import json
+
 import pytest
 
 from bye.data.findings import KINDS
-from bye.data.forms import LEADING, UNANSWERED, to_sample
+from bye.data.forms import LEADING, SYSTEMS, UNANSWERED, to_sample
 from bye.data.samples import system_of, turns_of
 from bye.errors import SampleError
 
@@ -128,7 +130,7 @@ def test_what_is_left_out_is_noted():
         ({"images": ["http://x.org/a.png"], "messages": said()}, "no file", "its image is at http://x.org/a.png"),
         ({"images": ["x.png"], "query": "a", "response": 5}, "malformed", "must be texts"),
         ({"images": ["x.png"], "query": "a", "response": "b", "history": ["c"]}, "malformed", "`history` must be"),
-        ({"images": ["x.png"], "messages": spoken([{"type": "table"}])}, "malformed", "a part of type 'table'"),
+        ({"images": ["x.png"], "messages": spoken([{"type": "table"}])}, "malformed", "turn 1 has a part "),
         ({"images": [["x.png"]], "messages": said()}, "malformed", r"must be the path of an image, .* not \['x.png'\]"),
         ({"img": "x.png", "questions": ["a"], "answers": ["b"]}, "unknown form", "the closest is query, response and"),
     ],
@@ -138,3 +140,80 @@ def test_what_cannot_be_judged_is_told_by_kind(entry, kind, told):
     with pytest.raises(SampleError, match=told) as caught:
         to_sample({"id": 7, **entry})
     assert caught.value.kind == kind
+
+
+def messages(*contents):
+    names = ("user", "assistant") * len(contents)
+    return [{"role": name, "content": content} for name, content in zip(names, contents, strict=False)]
+
+
+IMAGE = {"type": "image", "image": "x.png"}
+BOTH = {"from": None, "role": "user", "value": None, "content": "q"}  # as a Parquet column of both namings has it
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {
+            "messages": messages(
+                [IMAGE, {"type": "text", "text": "q"}], "a", [{"type": "text", "text": "<image>?"}], "x"
+            )
+        },
+        {"messages": messages([IMAGE, {"type": "text", "text": "q"}], [{"type": "text", "text": "an <image>"}])},
+        {"image": "x.png", "conversations": [{"from": "human", "value": "x <ima<image>ge> y"}, *said()[1:]]},
+        {"image": "file://file://a.png", "conversations": said()},
+        {"image": "file://http://a.png", "conversations": said()},
+        {"image": "x.png", "conversations": said(), "id": float("nan"), "score": float("inf"), "at": object()},
+        {"image": "x.png", "conversations": said(), "deep": [[[[]]]]},
+        {"messages": messages([IMAGE, {"type": "input_text", "text": "q"}], [{"type": "output_text", "text": "a"}])},
+        {"images": ["x.png"], "messages": messages([IMAGE, "q"], "a")},
+        {"image": None, "images": [{"bytes": None, "path": None}, "x.png"], "messages": messages("q", "a")},
+        {
+            "image": "x.png",
+            "conversations": [{"from": None, "role": "user", "value": None, "content": "q"}, *said()[1:]],
+        },
+        {"image": "file:///a%20b.png", "conversations": said()},
+        {"image": "d/" * 140 + "img", "conversations": said()},
+    ],
+)
+def test_what_becomes_a_sample_stays_it(entry):
+    """Samples are written to a file and read again: there they are the same, or were refused at once."""
+    try:
+        sample, _ = to_sample({"id": 7, **entry})
+    except SampleError as error:
+        assert error.kind in KINDS
+        return
+    again, notes = to_sample(json.loads(json.dumps(sample, allow_nan=False)))
+    assert again == sample and notes == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind", "told"),
+    [
+        ({"image": {"bytes": 5}, "conversations": said()}, "no file", "its image is in the file itself$"),
+        ({"images": [None, ""], "messages": messages("q", "a")}, "no image", "it has no image$"),
+        ({"images": ["x.png"], "messages": messages(None, "a")}, "malformed", "turn 1 has no text"),
+        ({"images": ["x.png"], "query": "q"}, "malformed", "it has no response"),
+        ({"image": "x.png", "conversations": None}, "malformed", "its conversation is null"),
+        ({"video": "v.mp4", "conversations": [1, 2]}, "video", "it has video"),
+        (
+            {"messages": [{"role": "system", "content": [IMAGE]}, *messages("q", "a")]},
+            "malformed",
+            "its image stands before the first question",
+        ),
+        ({"conversations": [{"from": "gpt", "value": "an image"}]}, "no image", "it has no image"),
+    ],
+)
+def test_odd_entries_are_told_for_what_they_are(entry, kind, told):
+    with pytest.raises(SampleError, match=told) as caught:
+        to_sample({"id": 7, **entry})
+    assert caught.value.kind == kind
+
+
+def test_a_system_prompt_in_parts_and_one_beside_another():
+    parted = [{"type": "text", "text": "Be brief."}]
+    sample, notes = to_sample({"id": 7, "image": "x.png", "conversations": said(), "system": parted})
+    assert system_of(sample) == "Be brief." and notes == []
+    turns = [{"from": "system", "value": "Be kind."}, *said()]
+    sample, notes = to_sample({"id": 7, "image": "x.png", "conversations": turns, "system": parted})
+    assert system_of(sample) == "Be kind." and notes == [SYSTEMS]

@@ -229,6 +229,12 @@ def test_paths_stay_in_the_image_folder(tmp_path):
         with pytest.raises(ByeError, match=r"leads by a symbolic link out of .* or allow links \(bye clean --foll"):
             image_path(root, image)
         assert image_path(root, image, links=True) == tmp_path / "secret.png"
+    (root / "deep").symlink_to(tmp_path / "bilder für alle" / "a b")
+    (tmp_path / "else" / "inner").mkdir(parents=True)
+    (root / "link").symlink_to(tmp_path / "else" / "inner")
+    Image.new("RGB", (2, 2)).save(tmp_path / "else" / "beside.png")
+    for image in ("link/../beside.png", "a b/../link/../beside.png"):  # is in the folder as written, and not there
+        assert image_path(root, image, links=True) == root / "beside.png"
     assert image_path(root, str(root / "in.png")) == image_path(root, str(tmp_path / "alias" / "in.png"))
     for links in (False, True):
         with pytest.raises(ByeError, match="is absolute and not in the image folder"):

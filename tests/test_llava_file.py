@@ -6,7 +6,7 @@ import pytest
 from easy_vqa import easy_vqa_llava
 from PIL import Image
 
-from bye.data.check import read_samples
+from bye.data.check import check_entries, read_samples, write_unjudged
 from bye.data.prepare import prepare
 from bye.data.samples import answer_of, id_of, question_of, turns_of, with_answer, write_samples
 from bye.errors import ByeError
@@ -307,3 +307,38 @@ def test_easy_vqa_as_a_users_file(tmp_path):
         "what color is the shape?\nAnswer the question using a single word or phrase.",
         "teal",
     )
+
+
+def test_a_broken_first_line_is_one_bad_sample_too(tmp_path):
+    lines = f"{json.dumps(sample('a'))}\n{json.dumps(sample('b'))}\n"
+    for first in ('{"id": 1,', "oops", "5", '{"id": ['):
+        path = tmp_path / "mine.jsonl"
+        path.write_text(f"{first}\n{lines}")
+        with pytest.raises(ByeError, match="entry 1: "):
+            read_samples(path)
+    path.write_text('{"data": [{"id": 1}')  # one line alone is the file
+    with pytest.raises(ByeError, match="mine.jsonl is not valid JSON at line 1, column 20"):
+        read_samples(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"1": sample("a"), "2": sample("b")}, "is a JSON object with a sample under each key; write its 2 samples"),
+        ({"data": [sample("a"), None, "x"]}, "2 of 3 samples cannot be used"),
+        ({"image": "folder", "data": [sample("a"), 5]}, "entry 2: a sample must be a JSON object"),
+        ({"id": 1, "dialog": [{"from": "human"}]}, "its keys are id, dialog, a form that is not read"),
+        ({"id": 1, "images": [], "text": "hi"}, "its keys are id, images, text, a form that is not read"),
+    ],
+)
+def test_objects_around_samples_and_samples_are_told_apart(tmp_path, value, told):
+    with pytest.raises(ByeError, match=told):
+        read_samples(write(tmp_path, value))
+
+
+def test_what_cannot_be_written_is_escaped_in_the_list(tmp_path):
+    entries = [{"id": "\ud800", "conversations": sample()["conversations"]}, {"\ud800": 1, "y": 2}]
+    checked = check_entries(entries)
+    write_unjudged(tmp_path / "unjudged.json", checked.findings, None)
+    listed = json.loads((tmp_path / "unjudged.json").read_text(encoding="utf-8"))
+    assert [each["kind"] for each in listed] == ["no image", "unknown form"] and listed[0]["id"] == "\\ud800"

@@ -12,7 +12,7 @@ from functools import partial
 from multiprocessing import get_context
 
 from bye.data.entries import EntryFile
-from bye.data.findings import STOP, Finding, fate, stop_for
+from bye.data.findings import STOP, fate, finding, stop_for
 from bye.data.forms import given_id, to_sample
 from bye.data.images import check_whole, image_path, upright_size
 from bye.data.samples import read_written, system_of, turns_of
@@ -29,8 +29,8 @@ class Checked:
 
     n_entries: how many; samples: those that can be judged, as the suite has them; numbers: their places in the file,
     from 1; sizes: (height, width) of their images, where images were looked at; findings: of the others, in file order;
-    given: their ids in the file, or None; notes: how many samples each remark of `bye.data.forms` is true of; renamed:
-    whether the suite gave them ids of its own, their numbers, since the file's are missing or repeat.
+    given: their ids in the file, or None; remarks: of `bye.data.forms` on each of them, a list; renamed: whether the
+    suite gave them ids of its own, their numbers, since the file's are missing or repeat.
     """
 
     n_entries: int = 0
@@ -39,21 +39,24 @@ class Checked:
     given: list = field(default_factory=list)
     sizes: list = field(default_factory=list)
     findings: list = field(default_factory=list)
-    notes: Counter = field(default_factory=Counter)
+    remarks: list = field(default_factory=list)
     renamed: bool = False
+
+    @property
+    def notes(self):
+        """Counter of how many samples each remark is true of."""
+        return Counter(remark for remarks in self.remarks for remark in remarks)
 
     def findings_of(self, problems):
         """Return the Findings of samples. problems: {place among the samples: SampleError}."""
-        return [
-            Finding(self.numbers[place], error.kind, str(error), self.given[place]) for place, error in problems.items()
-        ]
+        return [finding(self.numbers[place], error, self.given[place]) for place, error in problems.items()]
 
     def leave_out(self, problems):
         """Move samples to the findings. problems: as in `findings_of`."""
         self.findings += self.findings_of(problems)
         self.findings.sort(key=lambda finding: finding.number)
         left = [place for place in range(len(self.samples)) if place not in problems]
-        for name in ("samples", "numbers", "given", "sizes"):
+        for name in ("samples", "numbers", "given", "remarks", "sizes"):
             listed = getattr(self, name)
             setattr(self, name, [listed[place] for place in left] if listed else [])
 
@@ -71,9 +74,9 @@ def check_entries(entries, images_root=None, decode=False, links=False, jobs=1):
         try:
             sample, notes = to_sample(entry)
         except SampleError as error:
-            checked.findings.append(Finding(number, error.kind, str(error), given))
+            checked.findings.append(finding(number, error, given))
             continue
-        checked.notes.update(notes)
+        checked.remarks.append(notes)
         checked.samples.append(sample)
         checked.numbers.append(number)
         checked.given.append(given)

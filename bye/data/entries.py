@@ -4,6 +4,7 @@ It is read entry by entry, in pieces, and copied without some of its entries: wh
 """
 
 import codecs
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ PIECE = 2**20  # bytes read at a time
 SHORT = 80  # characters of a value that an error shows
 PARQUET = b"PAR1"  # how such a file begins
 SPACE = re.compile(r"[ \t\n\r]*")
-# One of these keys tells an entry from an object around entries.
-OF_AN_ENTRY = {"conversations", "messages", "query", "response", "image"}
+LOOKED_AT = 20  # lines that tell JSON lines whose first is broken
+# One of these keys tells an entry from an object around entries; of the others, what is in its lists does.
+TURN_KEYS = {"conversations", "messages", "query", "response"}
+ENTRY_KEYS = TURN_KEYS | {"image", "images", "id"}
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,7 @@ class EntryFile:
 
     def __iter__(self):
         if self.form == "parquet":
-            for batch in _batches(self.path):
-                yield from batch.to_pylist()
+            yield from _rows(self.path)
             return
         for _, raw, value in self._parts():
             if raw is not None:
@@ -76,6 +78,7 @@ class EntryFile:
             if place == 0:
                 lead = before
             if raw is None:
+                # Of "[ 1, 2 ]" without its entries "[ " and " ]" are left; of lines nothing is.
                 if written or self.form not in ("lines", "values"):
                     yield before if written or place == 0 else lead + before
             elif wanted[place]:
@@ -105,22 +108,24 @@ class EntryFile:
                 return "list"
             if start == "":
                 raise ByeError(f"{self.path} is empty; give a file with at least one sample")
-            if start != "{":
-                raise ByeError(
-                    f"{self.path} is neither JSON nor Parquet; give a JSON list of samples, JSON lines (a sample a "
-                    "line), or Parquet with a sample a row"
-                )
             line = text.line_ahead()
             over_lines = line.endswith(("{", "[", ","))  # as no JSON line ends, but the first of an indented object
-            if over_lines:
-                value = text.value()
+            try:
+                value = json.loads(line) if start == "{" and not over_lines else None
+            except (ValueError, RecursionError):
+                value = None
+            if value is None:
+                if _has_lines_behind(self.path):
+                    return "lines"  # of which the first is broken
+                if start != "{":
+                    raise ByeError(
+                        f"{self.path} is neither JSON nor Parquet; give a JSON list of samples, JSON lines (a sample a "
+                        "line), or Parquet with a sample a row"
+                    )
+                value, over_lines = text.value(), True
             else:
-                try:
-                    value = json.loads(line)
-                except (ValueError, RecursionError):
-                    return "lines"
                 text.at += len(line)
-            lists = [] if text.next() else _lists_in(value)
+            lists = [] if text.next() else _lists_in(value, self.path)
         if lists:
             self.keys = self._meant(lists)
             return "object"
@@ -142,21 +147,44 @@ def _key(keys):
     return cut(repr(".".join(keys)), SHORT)
 
 
-def _lists_in(value):
-    """Return [(keys that lead there, length), ...] of the lists of objects in an object that is no entry itself.
+def _lists_in(value, path):
+    """Return [(keys that lead there, length), ...] of the lists of entries in an object that is no entry itself.
 
-    They are looked for in the object and in those in it; the longest is the first. If some begin with what is an entry,
-    the others are left out.
+    They are looked for in the object and in those in it, the longest is the first. Lists without anything that has an
+    entry's keys count where there are no others and the object has none either. Raises ByeError where the entries are
+    under keys of their own.
     """
-    if OF_AN_ENTRY & set(value):
+    if TURN_KEYS & set(value):
         return []
-    inside = {(key, name): each for key, part in value.items() if isinstance(part, dict) for name, each in part.items()}
+    parts = {key: part for key, part in value.items() if isinstance(part, dict)}
+    if parts and all(TURN_KEYS & set(part) for part in parts.values()):
+        raise ByeError(
+            f"{path} is a JSON object with a sample under each key; write its {len(parts)} samples as a list"
+        )
+    inside = {(key, name): each for key, part in parts.items() for name, each in part.items()}
     lists = {**{(key,): each for key, each in value.items()}, **inside}
     lists = {keys: each for keys, each in lists.items() if isinstance(each, list)}
-    lists = {keys: each for keys, each in lists.items() if all(isinstance(entry, dict) for entry in each)}
-    of_entries = {keys: each for keys, each in lists.items() if each and OF_AN_ENTRY & set(each[0])}
-    found = [(keys, len(each)) for keys, each in (of_entries or lists).items()]
-    return sorted(found, key=lambda item: -item[1])
+    of_entries = {keys: each for keys, each in lists.items() if any(map(_is_entry, each))}
+    if not of_entries and not ENTRY_KEYS & set(value):
+        of_entries = {keys: each for keys, each in lists.items() if all(isinstance(part, dict) for part in each)}
+    return sorted(((keys, len(each)) for keys, each in of_entries.items()), key=lambda item: -item[1])
+
+
+def _is_entry(value):
+    return isinstance(value, dict) and bool(ENTRY_KEYS & set(value))
+
+
+def _has_lines_behind(path):
+    """Whether one of the lines after the first, up to LOOKED_AT of them, is a JSON object."""
+    with open(path, "rb") as file:
+        lines = [line for line in itertools.islice(file, LOOKED_AT) if line.strip()][1:]
+    for line in lines:
+        try:
+            if isinstance(json.loads(line), dict):
+                return True
+        except (ValueError, RecursionError):
+            continue
+    return False
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------
@@ -190,7 +218,7 @@ class _Text:
         try:
             more = self.decoder.decode(piece, final=not piece)
         except UnicodeDecodeError as error:
-            place = self.bytes + error.start
+            place = self.bytes - (len(error.object) - len(piece)) + error.start  # some bytes had been held back
             raise ByeError(f"{self.path} is not UTF-8 text (byte {place}); save it as UTF-8") from None
         self.bytes += len(piece)
         self.ended = not piece
@@ -347,9 +375,20 @@ def _batches(path):
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            if not file.schema_arrow.names:
+                raise ByeError(f"{path} is Parquet without columns; give a file with samples")
             yield from file.iter_batches(batch_size=1024)
     except (OSError, pyarrow.ArrowException) as error:
         raise ByeError(f"{path} cannot be read as Parquet ({error}); give a whole file") from None
+
+
+def _rows(path):
+    for batch in _batches(path):
+        try:
+            rows = batch.to_pylist()
+        except (ValueError, OverflowError) as error:  # of times, and of texts that are none
+            raise ByeError(f"{path} has values that Python cannot hold ({error}); mend or drop that column") from None
+        yield from rows
 
 
 def _copy_parquet(path, out, wanted):

@@ -49,6 +49,14 @@ class Finding:
         return f"{name}: {self.text}"
 
 
+def finding(number, error, given):
+    """Return the Finding for a SampleError on an entry with the id `given`, what cannot be written as text escaped."""
+    text, name = (
+        None if each is None else each.encode("utf-8", "backslashreplace").decode() for each in (str(error), given)
+    )
+    return Finding(number, error.kind, text, name)
+
+
 def fate(finding, policy=None):
     """Return what becomes of an entry: `policy`, one of POLICIES, or where it is None what is usual for its kind."""
     return policy or KINDS[finding.kind].default

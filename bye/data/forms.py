@@ -13,6 +13,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from urllib.parse import unquote
 
 from bye.data.entries import SHORT, Broken
 from bye.data.samples import PLACEHOLDER, without_placeholder
@@ -20,9 +21,12 @@ from bye.errors import SampleError, cut
 
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "model": "gpt", "system": "system"}
 TURN_KEYS = ("conversations", "messages")
-# Base64 in place of a path: longer than a file name can be, or starting as PNG, JPEG, GIF, WEBP and BMP do.
-BASE64 = re.compile(r"[\w+/\s-]{256,}|(iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[01])[\w+/\s-]{59,}", re.ASCII)
-ELSEWHERE = re.compile(r"(?!file:)[a-zA-Z][\w+.-]+://")  # an address on the web
+# Base64 in place of a path: starting as PNG, JPEG, GIF, WEBP and BMP do, or longer than a file name can be.
+STARTS = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[01])[\w+/\s-]{59,}", re.ASCII)
+LONG = re.compile(r"[\w+/\s-]{256,}", re.ASCII)
+ELSEWHERE = re.compile(r"[a-zA-Z][\w+.-]+://")  # an address on the web
+BEFORE = -1  # the place of what stands in a system turn, or in an answer before the first question
+TEXT_PARTS, IMAGE_PARTS = ("text", "input_text", "output_text"), ("image", "image_url", "input_image")
 OTHER_MEDIA = ("video", "videos", "audio", "audios")
 FORMS = {
     "conversations": "conversations and image (LLaVA, ShareGPT)",
@@ -37,6 +41,7 @@ ALIKE = {
 }
 LEADING = "an answer before the first question was left out"
 UNANSWERED = "a last question without an answer was left out"
+SYSTEMS = "a system key beside another system turn was left out"
 
 
 @dataclass
@@ -55,23 +60,31 @@ class Turns:
 def to_sample(entry):
     """Return (sample, notes) of one entry, in whichever form: its id as it is or None; images are not looked at.
 
-    An entry that is a sample of the suite already comes back as it is. notes: what was left out, in words of LEADING
-    and UNANSWERED. Raises SampleError.
+    A sample that this function gave comes back as it is: such samples are written to a file and read again. notes: what
+    was left out, in words of LEADING, UNANSWERED and SYSTEMS. Other keys are carried along where JSON can hold their
+    values. Raises SampleError.
     """
     if isinstance(entry, Broken):
         raise SampleError("malformed", entry.text)
     if not isinstance(entry, dict):
         raise SampleError("malformed", "a sample must be a JSON object with an image and a conversation")
+    for name in OTHER_MEDIA:
+        if entry.get(name):
+            raise SampleError("video", f"it has {name}")
     key = _form(entry)
     try:
         turns = _from_query(entry) if key == "query" else _from_list(entry[key], key)
     except SampleError as problem:
-        if problem.kind == "malformed" and "image" not in str(entry):  # nobody looks at its text
-            raise SampleError("no image", "it has no image") from None
+        if problem.kind == "malformed" and not _may_show_an_image(entry, key):
+            raise SampleError("no image", "it has no image") from None  # and so nobody looks at the rest of it
         raise
     image = _image(entry, turns)
-    if turns.system is None and isinstance(entry.get("system"), str):
-        turns.system = entry["system"]
+    if entry.get("system"):
+        system, _ = _content(entry["system"], "system")
+        if turns.system is None:
+            turns.system = system
+        elif system != turns.system:
+            turns.notes.append(SYSTEMS)
     _check_turns(turns)
     sample = _assemble(entry, key, image, turns)
     if not _encodable(sample):
@@ -95,7 +108,22 @@ def given_id(entry):
     """Return the id that an entry has, as a text, or None."""
     found = entry.get("id") if isinstance(entry, dict) else None
     usable = isinstance(found, str | int | float) and not isinstance(found, bool) and found != ""
-    return str(found) if usable else None
+    return str(found) if usable and _is_json(found) else None
+
+
+def _may_show_an_image(entry, key):
+    """Whether an entry has a key for images, or a turn whose content has parts."""
+    if entry.get("image") or entry.get("images"):
+        return True
+    turns = entry.get(key)
+    return isinstance(turns, list) and any(
+        isinstance(turn, dict) and isinstance(_first(turn, "value", "content"), list) for turn in turns
+    )
+
+
+def _first(values, *names):
+    """The first of these values that is there and not null, or None."""
+    return next((values[name] for name in names if values.get(name) is not None), None)
 
 
 def _form(entry):
@@ -103,8 +131,13 @@ def _form(entry):
     for key in TURN_KEYS:
         if entry.get(key) is not None:
             return key
-    if "query" in entry and "response" in entry:
+    if entry.get("query") is not None and entry.get("response") is not None:
         return "query"
+    if "query" in entry or "response" in entry:
+        missing = "response" if entry.get("response") is None else "query"
+        raise SampleError("malformed", f"it has no {missing}")
+    if set(TURN_KEYS) & set(entry):
+        raise SampleError("malformed", "its conversation is null")
     closest = next((ALIKE[key] for key in entry if key in ALIKE), None)
     if closest is None:
         near = [found for key in entry for found in get_close_matches(str(key), [*FORMS, *ALIKE], 1, 0.75)]
@@ -127,20 +160,21 @@ def _from_list(listed, key):
     if not isinstance(listed, list) or not listed:
         raise SampleError("malformed", f"`{key}` must be a list of pairs, a human turn and then a gpt turn")
     for number, turn in enumerate(listed, start=1):
-        named = turn.get("from", turn.get("role")) if isinstance(turn, dict) else turn
+        named = _first(turn, "from", "role") if isinstance(turn, dict) else turn
         role = ROLES.get(named) if isinstance(named, str) else None
         if not isinstance(turn, dict) or role is None:
             shown = cut(repr(named), SHORT)
             raise SampleError("malformed", f"turn {number} must be from {_expected(turns)}, not {shown}; {_ORDER}")
-        content = turn.get("value", turn.get("content"))
-        text, shown = _content(content, number)
+        text, shown = _content(_first(turn, "value", "content"), f"turn {number}")
         if role == "system":
             if turns.said or turns.system is not None:
                 raise SampleError("malformed", f"turn {number} is a system turn, which may stand first alone")
             turns.system = text
+            turns.shown += [(BEFORE, each) for each in shown]
             continue
         if role == "gpt" and not turns.said and LEADING not in turns.notes:
             turns.notes.append(LEADING)
+            turns.shown += [(BEFORE, each) for each in shown]
             continue
         if role != ("gpt" if len(turns.said) % 2 else "human"):
             raise SampleError("malformed", f"turn {number} must be from {_expected(turns)}, not {named!r}; {_ORDER}")
@@ -156,29 +190,28 @@ def _expected(turns):
     return repr("gpt" if len(turns.said) % 2 else "human")
 
 
-def _content(content, number):
-    """Return (text, images) of a turn's content: a text with placeholders, or a list of parts."""
+def _content(content, where):
+    """Return (text, images) of a turn's content: a text with placeholders, or a list of parts. where: for errors."""
     if isinstance(content, str):
         return content, ["mark"] * content.count(PLACEHOLDER)
     if not isinstance(content, list):
-        raise SampleError("malformed", f"turn {number} has no text; its `value` must be a string")
+        raise SampleError("malformed", f"{where} has no text; it must be a string, or a list of parts")
     texts, shown = [], []
     for part in content:
-        part = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else part
-        kind = part.get("type") if isinstance(part, dict) else "text"
-        if kind == "text" and isinstance(part, dict) and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif isinstance(part, str):
-            texts.append(part)
-        elif kind in ("image", "image_url", "input_image"):
-            shown.append(next((part[key] for key in ("image", "image_url", "path", "url") if part.get(key)), "mark"))
+        if isinstance(part, str):
+            part = {"type": "text", "text": part}
+        given = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
+        kind = given.get("type")
+        if kind in TEXT_PARTS and isinstance(given.get("text"), str):
+            texts.append(given["text"])
+        elif kind in IMAGE_PARTS:
+            shown.append(_first(given, "image", "image_url", "path", "url") or "mark")
         elif isinstance(kind, str) and kind.split("_")[0] in OTHER_MEDIA:
-            raise SampleError("video", f"turn {number} shows a {kind}")
+            raise SampleError("video", f"{where} shows a {kind}")
         else:
-            raise SampleError(
-                "malformed", f"turn {number} has a part of type {cut(repr(kind), SHORT)}; give text or images"
-            )
-    return "".join(texts), shown
+            raise SampleError("malformed", f"{where} has a part {cut(repr(part), SHORT)}; give texts or images")
+    text = "".join(texts)
+    return text, shown + ["mark"] * text.count(PLACEHOLDER)
 
 
 def _from_query(entry):
@@ -213,15 +246,13 @@ def _check_turns(turns):
 
 def _image(entry, turns):
     """Return the path of an entry's one image. Raises SampleError where it has none, several, or something else."""
-    for name in OTHER_MEDIA:
-        if entry.get(name):
-            raise SampleError("video", f"it has {name}")
     marks = [place for place, image in turns.shown if isinstance(image, str) and image == "mark"]
     inside = [(place, _path(image)) for place, image in turns.shown if image != "mark"]
     beside = [path for key in ("image", "images") for path in _paths(entry.get(key))]
-    if entry.get("image") and entry.get("images") and len(set(beside)) == 1:
-        beside = beside[:1]  # both keys name the same
     paths = [path for _, path in inside] + beside
+    named = [bool(entry.get("image")), bool(entry.get("images")), bool(inside)]
+    if len(set(paths)) == 1 and len(paths) == sum(named):
+        paths = paths[:1]  # one image, named in several places
     if not paths:
         raise SampleError("no image", f"it has no image{', although its text shows one' if marks else ''}")
     if len(paths) > 1:
@@ -229,6 +260,8 @@ def _image(entry, turns):
     if len(marks) > 1 or (marks and inside):
         raise SampleError("malformed", f"it has {len(marks) + len(inside)} {PLACEHOLDER} placeholders and one image")
     place = marks[0] if marks else inside[0][0] if inside else 0
+    if place == BEFORE:
+        raise SampleError("malformed", "its image stands before the first question; put it into that")
     if place % 2:
         raise SampleError("malformed", f"{PLACEHOLDER} stands in an answer; it may stand once, in the first question")
     if place:
@@ -239,31 +272,42 @@ def _image(entry, turns):
 
 
 def _paths(value):
-    """The paths that `image` or `images` gives: of nothing, a text, or a list."""
-    if value is None or value == "" or value == []:
-        return []
-    return [_path(each) for each in value] if isinstance(value, list) else [_path(value)]
+    """The paths that `image` or `images` gives: of nothing, a text, an object, or a list of such."""
+    listed = value if isinstance(value, list) else [value]
+    return [_path(each) for each in listed if not _is_nothing(each)]
+
+
+def _is_nothing(value):
+    return value is None or value == "" or (isinstance(value, dict) and all(each is None for each in value.values()))
 
 
 def _path(value):
     """The path that one image is given by: as a text, or in an object as datasets of images and messages have them."""
     if isinstance(value, dict):
         if value.get("bytes") is not None:
-            raise SampleError("no file", f"its image is in the file itself ({len(value['bytes'])} bytes)")
+            size = f" ({len(value['bytes'])} bytes)" if isinstance(value["bytes"], bytes | str) else ""
+            raise SampleError("no file", f"its image is in the file itself{size}")
         value = next((value[key] for key in ("path", "image", "url", "file_name") if value.get(key)), value)
     if not isinstance(value, str) or not value:
         raise SampleError(
             "malformed", f"`image` must be the path of an image, as a string, not {cut(repr(value), SHORT)}"
         )
-    if value.startswith("data:") or BASE64.fullmatch(value.rstrip("=\n")):
+    if value.startswith("data:") or _is_base64(value.rstrip("=\n")):
         raise SampleError(
             "no file",
             f"`image` is an image itself, as base64 text ({len(value)} characters), and not the path of one; write it "
             "to a file in the image folder and give its path there",
         )
+    if value[:7].lower() == "file://":
+        value = unquote(value[7:])
     if ELSEWHERE.match(value):
         raise SampleError("no file", f"its image is at {cut(value, SHORT)}; download it to the image folder")
-    return value.removeprefix("file://")
+    return value
+
+
+def _is_base64(value):
+    """Whether a text is an image itself and not a path; of base64, one character in 64 is a slash."""
+    return bool(STARTS.fullmatch(value) or (LONG.fullmatch(value) and 32 * value.count("/") < len(value)))
 
 
 # ---- the sample ------------------------------------------------------------------------------------------------------
@@ -273,7 +317,10 @@ def _assemble(entry, key, image, turns):
     """A sample with the keys of the entry, in their order, its turns and its image as the suite has them."""
     (role, first), *rest = turns.said
     if PLACEHOLDER in without_placeholder(first):  # LLaVA's own reader moves it to the front
-        first = f"{PLACEHOLDER}\n{first.replace(PLACEHOLDER, '').strip()}"
+        rest_of_it = first.replace(PLACEHOLDER, "").strip()
+        if PLACEHOLDER in rest_of_it:  # it was spelled around another one
+            raise SampleError("malformed", f"{PLACEHOLDER} stands inside of another one in its first question")
+        first = f"{PLACEHOLDER}\n{rest_of_it}"
     said = [(role, first), *rest]
     listed = entry[key]
     if key != "conversations" or [(turn.get("from"), turn.get("value")) for turn in listed] != said:
@@ -288,9 +335,20 @@ def _assemble(entry, key, image, turns):
         name = names.get(name, name)
         if name in own:
             sample[name] = own[name]
-        elif name not in left_out:
+        elif name == "id":
+            sample[name] = None if given_id(entry) is None else value
+        elif name not in left_out and _is_json(value):
             sample[name] = value
     return sample | own
+
+
+def _is_json(value):
+    """Whether JSON can hold a value: no NaN, no time, nothing nested too deeply."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _encodable(sample):

@@ -32,7 +32,7 @@ def image_path(images_root, image, links=False):
 
     Raises SampleError if it leads out of the folder, by `..`, as an absolute path or by a symbolic link: a training
     file from a stranger must not choose what else on this machine is read. links: what is linked in the folder is in
-    it.
+    it; `..` then leads back along the path as it is written, never out of a link's own folder.
     """
     if not isinstance(image, str) or not image or "\0" in image:
         raise SampleError(
@@ -41,8 +41,10 @@ def image_path(images_root, image, links=False):
     joined = os.path.join(os.path.abspath(images_root), image)
     path = os.path.realpath(joined)
     linked = _inside(os.path.abspath(images_root), os.path.normpath(joined))
-    if _inside(os.path.realpath(images_root), path) or (links and linked):
+    if _inside(os.path.realpath(images_root), path):
         return Path(path)
+    if links and linked:
+        return Path(os.path.realpath(os.path.normpath(joined)))
     if linked:
         how, do = "leads by a symbolic link out of", "put the file into it, or allow links (bye clean --follow-links)"
     elif os.path.isabs(image):
