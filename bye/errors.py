@@ -16,6 +16,9 @@ class SampleError(ByeError):
         super().__init__(message)
         self.kind = kind
 
+    def __reduce__(self):  # so that it comes back whole from another process
+        return SampleError, (self.kind, str(self))
+
 
 def cut(text, length=300):
     """A text as an error shows it: of a long one the beginning, the end and how many characters it has."""

@@ -6,6 +6,7 @@ import pytest
 from easy_vqa import easy_vqa_llava
 from PIL import Image
 
+from bye.data import check
 from bye.data.check import check_entries, read_samples, write_unjudged
 from bye.data.prepare import prepare
 from bye.data.samples import answer_of, id_of, question_of, turns_of, with_answer, write_samples
@@ -267,6 +268,23 @@ def test_image_problems_are_found_before_any_work(tmp_path, images):
     assert not (tmp_path / "out").exists()
     with pytest.raises(ByeError, match="image folder .* does not exist"):
         read_samples(write(tmp_path, [sample()]), tmp_path / "nowhere")
+
+
+def test_several_processes_find_what_one_finds(tmp_path, images, monkeypatch):
+    for number in range(30):
+        Image.new("RGB", (9 + number, 7)).save(images / f"{number}.png")
+    (images / "3.png").write_bytes(b"no image")
+    samples = [{**sample(number), "image": f"{number}.png"} for number in range(32)]
+    alone = check_entries(samples, images, decode=True)
+    monkeypatch.setattr(check, "ALONE", 1)
+    together = check_entries(samples, images, decode=True, jobs=2)
+    assert together == alone
+    assert [(each.number, each.kind) for each in together.findings] == [
+        (4, "unreadable image"),
+        (31, "missing image"),
+        (32, "missing image"),
+    ]
+    assert together.sizes[5] == (7, 9 + together.samples[5]["id"])
 
 
 def test_training_and_test_samples_of_one_file(tmp_path, images):
