@@ -199,7 +199,7 @@ def test_methods_that_are_refused(root, tmp_path, monkeypatch):
         ({"tuning": "tower.py", "n_layers": 1}, "tuning method tower.py trains the vision tower"),
         ({"tuning": "nothing.py"}, "tuning method nothing.py needs the setting n_layers; give it"),
         ({"tuning": "lora", "n_layers": 1}, "tuning method lora has no setting n_layers; its settings: lora_rank, "),
-        ({"tuning": "dora"}, "unknown tuning method 'dora'; known: lora, or the path of a .py file"),
+        ({"tuning": "dora"}, "unknown tuning method 'dora'; known: lora, projector, or the path of a .py file"),
     ):
         with pytest.raises(ByeError, match=told):
             finetune(*arguments, **options)
