@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from bye.data import entries as module
+from bye.data import json_text
 from bye.data.check import check_entries
 from bye.data.entries import EntryFile
 from bye.errors import ByeError
@@ -38,7 +38,7 @@ FORMS = {
 @pytest.mark.parametrize("piece", [7, 2**20])
 @pytest.mark.parametrize("name", FORMS)
 def test_a_copy_has_the_bytes_of_what_it_keeps(tmp_path, monkeypatch, name, piece):
-    monkeypatch.setattr(module, "PIECE", piece)
+    monkeypatch.setattr(json_text, "PIECE", piece)
     form, text = FORMS[name]
     path, out = tmp_path / "mine.json", tmp_path / "out.json"
     path.write_bytes(text.encode())
