@@ -38,8 +38,13 @@ class Features:
     @property
     def sample_of(self):
         """(n,) int, the number of each answer's sample, in the order in which the ids occur first."""
-        number_of = {name: number for number, name in enumerate(dict.fromkeys(self.ids))}
-        return np.array([number_of[name] for name in self.ids], dtype=int)
+        return number_samples(self.ids)
+
+
+def number_samples(ids):
+    """Return (n,) int, the number of each row's sample, in the order in which its ids occur first."""
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(ids))}
+    return np.array([number_of[name] for name in ids], dtype=int)
 
 
 def align_turns(values, answers):

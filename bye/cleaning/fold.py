@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bye.features import number_samples, unit_of
 from bye.flags import Verdict
 
 
@@ -23,10 +24,9 @@ def fold(verdict, ids, answers):
         On the samples, in the order in which the ids occur first; and the number of the answer that each one's row is
         of.
     """
-    number_of = {name: number for number, name in enumerate(dict.fromkeys(ids))}
-    if len(number_of) == len(ids):
+    if unit_of(ids) == "sample":
         return verdict, answers
-    samples, flagged = np.array([number_of[name] for name in ids]), np.asarray(verdict.flagged)
+    samples, flagged = number_samples(ids), np.asarray(verdict.flagged)
     scores = np.zeros(len(ids)) if verdict.scores is None else np.asarray(verdict.scores, dtype=np.float64)
     scores = np.where(np.isnan(scores), np.inf, scores)  # what has no score is not suspicious
     order = np.lexsort((answers, scores, ~flagged, samples))  # by sample, in it by what comes before that

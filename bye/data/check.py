@@ -12,11 +12,11 @@ from functools import partial
 from multiprocessing import get_context
 
 from bye.data.entries import EntryFile
-from bye.data.findings import STOP, fate, finding, stop_for
+from bye.data.findings import STOP, count_kinds, fate, finding, stop_for
 from bye.data.forms import given_id, to_sample
 from bye.data.images import check_whole, image_path, upright_size
 from bye.data.samples import read_written, system_of, turns_of
-from bye.errors import ByeError, SampleError
+from bye.errors import ByeError, SampleError, counted
 from bye.files import write_json
 from bye.machine.progress import watched
 
@@ -29,8 +29,8 @@ class Checked:
 
     n_entries: how many; samples: those that can be judged, as the suite has them; numbers: their places in the file,
     from 1; sizes: (height, width) of their images, where images were looked at; findings: of the others, in file order;
-    given: their ids in the file, or None; remarks: of `bye.data.forms` on each of them, a list; renamed: whether the
-    suite gave them ids of its own, their numbers, since the file's are missing or repeat.
+    given: their ids in the file, or None (where one is missing or repeats, the samples have their numbers for ids);
+    remarks: of `bye.data.forms` on each of them, a list.
     """
 
     n_entries: int = 0
@@ -40,7 +40,6 @@ class Checked:
     sizes: list = field(default_factory=list)
     findings: list = field(default_factory=list)
     remarks: list = field(default_factory=list)
-    renamed: bool = False
 
     @property
     def notes(self):
@@ -81,7 +80,6 @@ def check_entries(entries, images_root=None, decode=False, links=False, jobs=1):
         checked.numbers.append(number)
         checked.given.append(given)
     if None in checked.given or len(set(checked.given)) < len(checked.given):
-        checked.renamed = True
         for number, sample in zip(checked.numbers, checked.samples, strict=True):
             sample["id"] = number
     if images_root is not None:
@@ -104,9 +102,17 @@ def read_samples(path, images_root=None, validate=True):
 def checked_samples(entries, source, images_root=None, decode=False):
     """Return the samples of a file's entries. Raises ByeError where one of them cannot be judged, listing those."""
     checked = check_entries(entries, images_root, decode)
+    stop_for(checked.findings, source, checked.n_entries)
+    return judged(checked, source)
+
+
+def judged(checked, source):
+    """Return the samples of what is Checked. Raises ByeError where there are none, saying why."""
     if not checked.n_entries:
         raise ByeError(f"{source} has no samples; give a file with at least one")
-    stop_for(checked.findings, source, checked.n_entries)
+    if not checked.samples:
+        found = count_kinds(checked.findings)
+        raise ByeError(f"{source}: none of its {counted(checked.n_entries, 'sample')} can be judged: {found}")
     return checked.samples
 
 

@@ -20,7 +20,7 @@ from bye.data.samples import PLACEHOLDER, without_placeholder
 from bye.errors import SampleError, cut
 
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "model": "gpt", "system": "system"}
-TURN_KEYS = ("conversations", "messages")
+LIST_KEYS = ("conversations", "messages")  # of a list of turns
 TEXT_PARTS, IMAGE_PARTS = ("text", "input_text", "output_text"), ("image", "image_url", "input_image")
 OTHER_MEDIA = ("video", "videos", "audio", "audios")
 FORMS = {
@@ -123,7 +123,7 @@ def _first(values, *names):
 
 def _form(entry):
     """The key by which the form of an entry is known."""
-    for key in TURN_KEYS:
+    for key in LIST_KEYS:
         if entry.get(key) is not None:
             return key
     if entry.get("query") is not None and entry.get("response") is not None:
@@ -131,7 +131,7 @@ def _form(entry):
     if "query" in entry or "response" in entry:
         missing = "response" if entry.get("response") is None else "query"
         raise SampleError("malformed", f"it has no {missing}")
-    if set(TURN_KEYS) & set(entry):
+    if set(LIST_KEYS) & set(entry):
         raise SampleError("malformed", "its conversation is null")
     closest = next((ALIKE[key] for key in entry if key in ALIKE), None)
     if closest is None:

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from bye.data.check import check_entries, checked_samples, stopping, write_unjudged
+from bye.data.check import check_entries, checked_samples, judged, stopping, write_unjudged
 from bye.data.findings import DROP, count_kinds, stop_for
 from bye.data.layout import draw
 from bye.data.samples import write_samples
-from bye.errors import ByeError, counted
+from bye.errors import ByeError
 from bye.registry import find
 
 
@@ -47,16 +47,6 @@ def prepare(format, root, n_train, n_test, seed, out_dir, headers=False, unjudge
     write_samples(Path(out_dir) / "test.json", test, like)
     write_unjudged(Path(out_dir) / "unjudged.json", findings, DROP)
     return len(train), len(test)
-
-
-def judged(checked, source):
-    """Return the samples of what is Checked. Raises ByeError where there are none, saying why."""
-    if not checked.n_entries:
-        raise ByeError(f"{source} has no samples; give a file with at least one")
-    if not checked.samples:
-        found = count_kinds(checked.findings)
-        raise ByeError(f"{source}: none of its {counted(checked.n_entries, 'sample')} can be judged: {found}")
-    return checked.samples
 
 
 def check_folder(format, root, settings=()):

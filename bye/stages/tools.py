@@ -2,6 +2,7 @@
 
 import sys
 
+from bye.data.findings import POLICIES
 from bye.stages.options import CONFIGFILES, IMAGES, SEED, THREADS, UNJUDGED, may, need, stage, switch
 
 
@@ -12,7 +13,7 @@ from bye.stages.options import CONFIGFILES, IMAGES, SEED, THREADS, UNJUDGED, may
     need("--data", "your samples file: JSON, JSON lines or Parquet, in the form of LLaVA, OpenAI, TRL or ms-swift"),
     IMAGES,
     need("--out", "folder for kept, dropped, summary.txt and the evidence"),
-    may("--unjudged", None, UNJUDGED, choices=("keep", "drop", "stop")),
+    may("--unjudged", None, UNJUDGED, choices=POLICIES),
     switch(
         "--follow-links",
         False,

@@ -11,18 +11,18 @@ from pathlib import Path
 import yaml
 
 from bye.config import find_model, is_built, read_yaml
-from bye.data.check import check_entries, stopping, text_problems, write_unjudged
+from bye.data.check import check_entries, judged, stopping, text_problems, write_unjudged
 from bye.data.entries import EntryFile
 from bye.data.findings import count_kinds, stop_for
 from bye.data.images import image_path
-from bye.data.prepare import judged
 from bye.data.samples import write_samples
 from bye.errors import ByeError, counted
 from bye.files import read_json, write_bytes, write_text
+from bye.flags import read_flags
 from bye.registry import find, kinds
 from bye.tools.configuration import find_workflow
 from bye.tools.making import find_profile, make
-from bye.tools.outcome import draw_samples, read_outcome, summarise, write_outcome
+from bye.tools.outcome import Outcome, draw_samples, summarise, write_outcome
 
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "detector"
@@ -97,7 +97,7 @@ def clean(
         (out / name).unlink(missing_ok=True)  # of another detector, by an earlier run
     for name in evidence:
         write_bytes(out / name, (cell / name).read_bytes())
-    outcome = read_outcome(file, checked, unjudged, cell)
+    outcome = Outcome(file, checked, unjudged, read_flags(cell / "flags.parquet"))
     write_outcome(outcome, out, f"kept{suffix}", f"dropped{suffix}")
     draw_samples(outcome, out / "samples.png", images, seed)
     layers = cell / "layers.csv" if "layers.csv" in method.writes else None

@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bye import config as settings
-from bye.data.check import check_entries, stopping, text_problems
+from bye.data.check import check_entries, judged, stopping, text_problems
 from bye.data.findings import count_kinds, stop_for
 from bye.data.images import load_image
-from bye.data.prepare import judged, load_split
+from bye.data.prepare import load_split
 from bye.data.samples import id_of, system_of, turns_of
 from bye.errors import ByeError
 from bye.files import read_json

@@ -7,11 +7,10 @@ import numpy as np
 
 from bye.data.check import Checked, write_unjudged
 from bye.data.entries import EntryFile
-from bye.data.findings import DROP, KINDS, fate
+from bye.data.findings import DROP, KEEP, KINDS, fate
 from bye.data.samples import turns_of
 from bye.errors import counted
 from bye.files import read_csv, write_csv
-from bye.flags import read_flags
 from bye.formats import ENTRIES, names
 
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
@@ -45,11 +44,6 @@ class Outcome:
         """The turn of each sample that its score is of: [(number from 1, question, answer), ...]."""
         places = zip(self.checked.samples, self.flags["answer"], strict=True)
         return [(place + 1, *turns_of(sample)[place]) for sample, place in places]
-
-
-def read_outcome(file, checked, policy, cell):
-    """Return the Outcome of a cell whose training samples are the checked ones."""
-    return Outcome(file, checked, policy, read_flags(cell / "flags.parquet"))
 
 
 def write_outcome(outcome, out, kept, dropped):
@@ -156,7 +150,7 @@ def _not_looked_at(outcome):
     parts = [
         f"{counts[kind, then]} {about.what} ({'dropped' if then == DROP else 'kept'})"
         for kind, about in KINDS.items()
-        for then in ("keep", "drop")
+        for then in (KEEP, DROP)
         if counts[kind, then]
     ]
     if not parts:
