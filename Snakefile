@@ -17,6 +17,7 @@ include: "rules/detect.smk"
 include: "rules/evaluate.smk"
 include: "rules/tables.smk"
 include: "rules/base_models.smk"
+include: "rules/scout.smk"
 
 
 rule all:

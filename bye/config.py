@@ -154,7 +154,7 @@ def _add(entry, method):
 def _add_dataset(entry, method):
     """Add a format's settings, and which keys it needs: sizes and metric where it has official splits; its folder.
 
-    An official download is whole, so nothing of it is left out."""
+    An official download is whole, so nothing of it is left out; a set without splits is one's own, and has no parts."""
     _add(entry, method)
     properties = entry["properties"]
     properties[method.root] = properties.pop("root")
@@ -163,6 +163,8 @@ def _add_dataset(entry, method):
         properties |= {part: {"type": "integer", "minimum": 1} for part in ("train", "test")}
         del properties["metric"]["default"]
         properties["unjudged"] = {"enum": [None], "default": None}
+    else:
+        properties["pictures"] = {"enum": [None], "default": None}
     if not (method.divided and method.mini):  # nothing draws it
         properties[method.root] = {"type": "string", "minLength": 1}
         entry["required"].append(method.root)
@@ -226,6 +228,10 @@ def check_references(config):
             raise ByeError(f"config keys models.{key}.finetune and models.{key}.resources.gpu: {error}") from None
     for key, dataset in config["datasets"].items():
         method = find("dataset format", dataset["format"])
+        if dataset.get("pictures") and dataset["pictures"][0] >= dataset["pictures"][1]:
+            raise ByeError(
+                f"config key datasets.{key}.pictures is {dataset['pictures']}; give from and to, such as [0.5, 1]"
+            )
         if dataset.get("json") and method.divided and not dataset.get(method.root):
             raise ByeError(f"config key datasets.{key}.json needs datasets.{key}.root, the folder of the download")
         if dataset.get("json") and not os.path.isfile(dataset["json"]):

@@ -38,7 +38,18 @@ READABLE_AT = {"training set": tuple(READABLE), "generation": ("reference", "mod
 RESERVED = {
     "defence": (
         *("kind", "attention", "samples", "images", "labels", "reference", "reference_images", "model", "adapter"),
-        *("family", "quantization", "tuning", "batch_size", "seed", "threads", "flags", "out_samples", "out_images"),
+        *(
+            "family",
+            "quantization",
+            "dtype",
+            "tuning",
+            "batch_size",
+            "seed",
+            "threads",
+            "flags",
+            "out_samples",
+            "out_images",
+        ),
         *("clean", "clean_images", "triggered", "triggered_images", "target", "guard", "metric", "predictions", "out"),
         *("max_new_tokens", "validate", "processes", "data", "cores", "configfile", "profile", "unjudged"),
         "follow_links",
@@ -62,6 +73,7 @@ RESERVED = {
         "seed",
         "out",
         "headers",
+        "pictures",
         "unjudged",
     ),
 }

@@ -18,7 +18,7 @@ rule fetch:
     resources:
         runtime=600,
     shell:
-        "python -m bye fetch --format {wildcards.format} --out {output:q} > {log:q} 2>&1"
+        "python -m bye fetch {wildcards.format} --out {output:q} > {log:q} 2>&1"
 
 
 rule prepare:

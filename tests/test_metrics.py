@@ -114,6 +114,7 @@ def test_detection_metrics_by_hand():
     # Recall 1/3 at precision 1, 2/3 at 1, 1 at 3/6 (the tie at 4.0 brings one of each, after 2.0 and 3.9).
     assert result["average_precision"] == pytest.approx((1 + 1 + 3 / 6) / 3)
     assert (result["n_flagged"], result["n_poisoned"], result["n_samples"]) == (3, 3, 8)
+    assert result["clean_lost"] == pytest.approx(1 / 5)
 
 
 def test_undefined_metrics_are_none():
@@ -128,6 +129,7 @@ def test_undefined_metrics_are_none():
     assert missed["auroc"] is None
     assert (missed["recall"], missed["f1"]) == (0, 0)
     assert detection_metrics(nobody, nobody, all_nan)["f1"] is None
+    assert untouched["clean_lost"] == 1 / 4 and detection_metrics(~nobody, some, all_nan)["clean_lost"] is None
 
 
 def test_ranking_metrics_at_their_ends():

@@ -1,6 +1,7 @@
-"""The loaders of pictures that the paper does not have, daquar, ucmerced and openclipart: on small folders."""
+"""The loaders of pictures that the paper does not have, daquar, ucmerced, openclipart and easyvqa: on small folders."""
 
 import csv
+import json
 
 import pytest
 from PIL import Image
@@ -9,11 +10,11 @@ from small_workflow import ROOT
 
 from bye.config import check_content, missing_roots
 from bye.data.check import read_samples
-from bye.data.layout import split_of
+from bye.data.layout import shown_in, split_of
 from bye.data.prepare import check_folder, prepare
 from bye.data.samples import answer_of, question_of
 from bye.errors import ByeError
-from bye.methods.datasets import daquar, openclipart, ucmerced
+from bye.methods.datasets import daquar, easyvqa, openclipart, ucmerced
 
 PHRASE = "\nAnswer the question using a single word or phrase."
 SPLITS = ("train", "test")
@@ -50,6 +51,14 @@ def test_the_split_of_a_picture_is_fixed():
     """As sha256sum says of the names: other names in a set, another machine or version must not move a picture."""
     assert [number for number in range(12) if split_of(f"image{number}") == "test"] == [1, 5]
     assert 150 < sum(split_of(f"photo{number}") == "test" for number in range(1000)) < 250
+
+
+def test_the_part_of_a_picture_is_fixed():
+    names = [f"images/{number}.jpg" for number in range(1000)]
+    assert [number for number, name in enumerate(names[:12]) if shown_in(name, (0, 0.25))] == [7, 9, 11]
+    assert 200 < sum(shown_in(name, (0, 0.25)) for name in names) < 300
+    parts = [(0, 0.25), (0.25, 2 / 3), (2 / 3, 1)]
+    assert all(sum(shown_in(name, part) for part in parts) == 1 for name in names)
 
 
 # ---- daquar ----------------------------------------------------------------------------------------------------------
@@ -318,10 +327,52 @@ def test_openclipart_needs_both_packages(share):
         openclipart.load(share, "train", seed=0)
 
 
+# ---- easyvqa ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    """Two training images with three questions, one test image with one."""
+    questions = {
+        "train": [["what is the blue shape?", "circle", 0], ["is it red?", "no", 0], ["is it red?", "yes", 1]],
+        "test": [["what color is the shape?", "teal", 0]],
+    }
+    for split, entries in questions.items():
+        for image in {image for _, _, image in entries}:
+            picture(tmp_path / split / "images" / f"{image}.png")
+        (tmp_path / split / "questions.json").write_text(json.dumps(entries))
+    return tmp_path
+
+
+def test_easyvqa_official_layout(shapes):
+    train, test = (easyvqa.load(shapes, split, seed=0) for split in SPLITS)
+    assert [sample["id"] for sample in train] == ["0-1", "0-2", "1-1"]
+    assert [sample["image"] for sample in train] == [f"train/images/{image}.png" for image in (0, 0, 1)]
+    assert (question_of(train[0]), answer_of(train[0])) == (f"What is the blue shape?{PHRASE}", "circle")
+    assert (test[0]["image"], answer_of(test[0])) == ("test/images/0.png", "teal")
+    check_folder("easyvqa", shapes)
+
+
+@pytest.mark.parametrize("entry", [["what?", "red"], ["what?", "red", "0"], {"question": "what?"}, ["what?", None, 0]])
+def test_easyvqa_bad_entries(shapes, entry):
+    source = shapes / "train" / "questions.json"
+    source.write_text(json.dumps([["is it red?", "no", 0], entry]))
+    with pytest.raises(
+        ByeError, match=r"questions.json, entry 1: not \[question, answer, image\]; is this the official"
+    ):
+        easyvqa.load(shapes, "train", seed=0)
+    source.write_text("{}")
+    with pytest.raises(ByeError, match="questions.json is no list of questions"):
+        easyvqa.load(shapes, "train", seed=0)
+    source.unlink()
+    with pytest.raises(ByeError, match="half there: .*questions.json is missing"):
+        check_folder("easyvqa", shapes)
+
+
 # ---- all -------------------------------------------------------------------------------------------------------------
 
 
-ROOTS = {"daquar": "official", "ucmerced": "tiles", "openclipart": "share"}  # format: fixture
+ROOTS = {"daquar": "official", "ucmerced": "tiles", "openclipart": "share", "easyvqa": "shapes"}  # format: fixture
 
 
 @pytest.mark.parametrize(("layout", "fixture"), ROOTS.items())
@@ -341,3 +392,27 @@ def test_a_configuration_names_the_folder_since_nothing_draws_or_downloads_it(la
     shipped_config["datasets"]["own"] = entry
     with pytest.raises(ByeError, match=r"config key datasets.own lacks root; add it"):
         check_content(shipped_config, ROOT)
+
+
+def test_training_samples_of_a_part_of_the_pictures(tiles, tmp_path, shipped_config):
+    def images(split, **options):
+        prepare("ucmerced", tiles, None, None, 0, tmp_path / "out", **options)
+        return {sample["image"] for sample in read_samples(tmp_path / "out" / f"{split}.json", images_root=tiles)}
+
+    first, second = images("train", pictures=(0, 0.5)), images("train", pictures=(0.5, 1))
+    assert not first & second and first | second == images("train")
+    assert 60 < len(first) < 110
+    assert images("test", pictures=(0, 0.5)) == images("test")
+    for part in ((0.5, 0.5), (-1, 1), (0, 2)):
+        with pytest.raises(ByeError, match="give a part of a set with official splits, such as 0.5 1"):
+            images("train", pictures=part)
+
+    entry = {"format": "ucmerced", "root": str(tiles), "train": 2, "test": 1, "metric": "accuracy"}
+    for part, told in (
+        ([0.5, 0.5], r"pictures is \[0.5, 0.5\]; give from and to"),
+        ([0, 2], "pictures.1: 2 is greater"),
+    ):
+        shipped_config["datasets"] = {"own": {**entry, "pictures": part}}
+        shipped_config["tables"] = {}
+        with pytest.raises(ByeError, match=f"config key datasets.own.{told}"):
+            check_content(shipped_config, ROOT)

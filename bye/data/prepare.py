@@ -5,32 +5,38 @@ from pathlib import Path
 
 from bye.data.check import check_entries, checked_samples, judged, stopping, write_unjudged
 from bye.data.findings import DROP, count_kinds, stop_for
-from bye.data.layout import draw
+from bye.data.layout import draw, shown_in
 from bye.data.samples import write_samples
 from bye.errors import ByeError
 from bye.registry import find
 
 
-def prepare(format, root, n_train, n_test, seed, out_dir, headers=False, unjudged=None, **settings):
+def prepare(format, root, n_train, n_test, seed, out_dir, headers=False, unjudged=None, pictures=None, **settings):
     """Write train.json, test.json and unjudged.json to out_dir, image paths relative to `root`; return the sizes.
 
     format: kind of a dataset format, or the path of a .py file; settings: of the format. Of the official training and
     test splits `n_train` and `n_test` samples are drawn by `seed`, None means all (the paper's sizes, Table 4:
     scienceqa 6218/2017, iconqa 10000/6316, flickr30k 10000/1000, rsvqa 10000/10004). A set without splits is divided:
     `n_test` samples (None: none) are drawn and set apart, of the rest `n_train` (None: all) are drawn for training.
-    Every image chosen is decoded once, so that a damaged one stops the run here and not hours later; headers: only
-    their headers are read. unjudged: "drop" or "stop", what becomes of entries of a set without splits that cannot be
-    judged, by default what is usual for their kind; what is left out stands in unjudged.json. Raises ByeError, also
-    when more samples are asked for than there are.
+    pictures: (from, to), the part of the training pictures that the draw is from (`bye.data.layout.shown_in`), such as
+    (0.5, 1); None is all, as for a set without splits. Every image chosen is decoded once, so that a damaged one stops
+    the run here and not hours later; headers: only their headers are read. unjudged: "drop" or "stop", what becomes of
+    entries of a set without splits that cannot be judged, by default what is usual for their kind; what is left out
+    stands in unjudged.json. Raises ByeError, also when more samples are asked for than there are.
     """
     for what, count, least in (("training", n_train, 1), ("test", n_test, 0)):
         if count is not None and count < least:
             raise ByeError(f"{count} {what} samples are asked for; ask for {least} or more")
+    divided = find("dataset format", format).divided
+    if pictures is not None and not (divided and 0 <= pictures[0] < pictures[1] <= 1):
+        raise ByeError(
+            f"pictures are {list(pictures)}; give a part of a set with official splits, such as 0.5 1, or leave it out"
+        )
     if not Path(root).is_dir():
         raise ByeError(f"dataset folder {root} does not exist; give the folder of the download, or of the images")
     source, findings = str(settings.get("json") or root), []
-    if find("dataset format", format).divided:
-        train = _official(format, root, "train", n_train, seed, settings, headers)
+    if divided:
+        train = _official(format, root, "train", n_train, seed, settings, headers, pictures)
         test = _official(format, root, "test", n_test, seed, settings, headers)
     else:
         checked = check_entries(load_split(format, root, None, seed, settings), root, decode=not headers)
@@ -42,7 +48,7 @@ def prepare(format, root, n_train, n_test, seed, out_dir, headers=False, unjudge
             f"prepare: {len(findings)} of {checked.n_entries} entries left out: {count_kinds(findings)}",
             file=sys.stderr,
         )
-    like = settings.get("json") if not find("dataset format", format).divided else None
+    like = settings.get("json") if not divided else None
     write_samples(Path(out_dir) / "train.json", train, like)
     write_samples(Path(out_dir) / "test.json", test, like)
     write_unjudged(Path(out_dir) / "unjudged.json", findings, DROP)
@@ -78,10 +84,13 @@ def _of(method, settings):
     return {name: value for name, value in dict(settings).items() if name in method.settings}
 
 
-def _official(format, root, split, count, seed, settings, headers):
+def _official(format, root, split, count, seed, settings, headers, pictures=None):
     """Return the drawn and checked samples of one official split."""
     what = f"{split} samples of {format} in {root}"
-    samples = draw(load_split(format, root, split, seed, settings), count, seed, what)
+    samples = load_split(format, root, split, seed, settings)
+    if pictures is not None:
+        samples = [sample for sample in samples if shown_in(sample["image"], pictures)]
+    samples = draw(samples, count, seed, what)
     return samples if count == 0 else checked_samples(samples, what, root, decode=not headers)
 
 

@@ -14,8 +14,8 @@ def score(flags, labels, out, layers=None):
     ----------
     flags : path of flags.parquet (id, score, p_low, flagged, reason).
     labels : path of a Parquet file (id, poisoned).
-    out : path of the JSON file: precision, recall, f1, auroc, average_precision (all 0..1), n_flagged, n_poisoned,
-        n_samples, sensitive_layers. What is undefined is null: see `detection_metrics`.
+    out : path of the JSON file: precision, recall, f1, auroc, average_precision, clean_lost (all 0..1), n_flagged,
+        n_poisoned, n_samples, sensitive_layers. What is undefined is null: see `detection_metrics`.
     layers : path of layers.csv, or None for a defence that selects no layers (sensitive_layers is null then).
 
     Raises
@@ -41,7 +41,8 @@ def detection_metrics(poisoned, flagged, scores):
     -------
     dict
         precision (None if nobody is flagged), recall (None without poison), f1 = 2 TP / (2 TP + FP + FN) (None if
-        both), auroc and average_precision of -scores (None without scores or with one class only), all in 0..1;
+        both), auroc and average_precision of -scores (None without scores or with one class only), clean_lost, the
+        share of the clean samples that is flagged (None without any), all in 0..1;
         n_flagged, n_poisoned, n_samples.
     """
     hits = int(np.sum(poisoned & flagged))
@@ -53,6 +54,7 @@ def detection_metrics(poisoned, flagged, scores):
         "f1": 2 * hits / (n_flagged + n_poisoned) if n_flagged + n_poisoned else None,
         "auroc": auroc(poisoned, -scores) if ranked else None,
         "average_precision": average_precision(poisoned, -scores) if ranked else None,
+        "clean_lost": (n_flagged - hits) / (len(poisoned) - n_poisoned) if n_poisoned < len(poisoned) else None,
         "n_flagged": n_flagged,
         "n_poisoned": n_poisoned,
         "n_samples": len(poisoned),

@@ -47,7 +47,27 @@ def sdpa_rows(module, query, key, value, attention_mask, scaling=None, **kwargs)
     if observer is not None:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         attention_mask = observer.attend(module.layer_idx, query, key, attention_mask, scale)
+    if _slow_backward(query, attention_mask, kwargs):
+        return plain_attention(query, key, value, scaling), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+def plain_attention(query, key, value, scaling=None):
+    """Causal attention by its formula, of as many queries (B, H, N, d) as keys (B, K, N, d): (B, N, H, d)."""
+    batch, heads, length, width = query.shape
+    n_keys = key.shape[1]
+    scale = width**-0.5 if scaling is None else scaling
+    logits = (query * scale).reshape(batch, n_keys, -1, width) @ key.transpose(2, 3)  # heads that share a key in a row
+    unseen = torch.full((length, length), float("-inf"), dtype=query.dtype, device=query.device).triu(1)
+    weights = (logits.view(batch, n_keys, -1, length, length) + unseen).softmax(dim=-1)
+    mixed = weights.view(batch, n_keys, -1, length) @ value
+    return mixed.view(batch, heads, length, width).transpose(1, 2).contiguous()
+
+
+def _slow_backward(query, mask, kwargs):
+    """Whether gradients go through PyTorch's fused attention in half precision on a CPU, which has no fast way back."""
+    trained = query.requires_grad and mask is None and not kwargs.get("dropout")
+    return trained and query.device.type == "cpu" and query.dtype == torch.bfloat16
 
 
 AttentionInterface.register(NAME, sdpa_rows)

@@ -84,6 +84,7 @@ MEASURES = {
     "f1": _detection("f1", "F1 (%)"),
     "auroc": _detection("auroc", "AUROC (%)"),
     "average_precision": _detection("average_precision", "Average precision (%)"),
+    "clean_lost": _detection("clean_lost", "Clean samples dropped (%)"),
     "dropped": Measure("flags.parquet", "flagged", 100.0, title="Dropped (%)"),
 }
 TEXTS = {

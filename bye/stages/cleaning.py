@@ -1,6 +1,6 @@
 """Stages that decide what to drop of a training set, divide it, and score the decision."""
 
-from bye.stages.options import FAMILY, LABELS, QUANTIZATION, SAMPLES, SEED, THREADS, TUNING, may, need, stage
+from bye.stages.options import DTYPE, FAMILY, LABELS, QUANTIZATION, SAMPLES, SEED, THREADS, TUNING, may, need, stage
 
 
 @stage(
@@ -16,6 +16,7 @@ from bye.stages.options import FAMILY, LABELS, QUANTIZATION, SAMPLES, SEED, THRE
     may("--adapter", None, "adapter of the plain fine-tune"),
     FAMILY,
     QUANTIZATION,
+    DTYPE,
     TUNING,
     may("--batch-size", 64, "samples a forward pass"),
     SEED,
@@ -28,7 +29,7 @@ def detect(kind, flags, seed, attention, samples, images, labels, reference, ref
     from bye.cleaning.run import FineTunedModel, SampleSet, detect
 
     loading = {"expected": options.pop("family"), "quantization": options.pop("quantization")}
-    loading["tuning"] = options.pop("tuning")
+    loading |= {name: options.pop(name) for name in ("tuning", "dtype")}
     adapter, batch_size, threads = (options.pop(name) for name in ("adapter", "batch_size", "threads"))
     if model is not None and threads:
         import torch

@@ -20,14 +20,19 @@ def mini_data(dataset, out, train, test, seed):
 
 @stage(
     "fetch",
-    need("--format", "scienceqa, iconqa or rsvqa; flickr30k must be asked for by hand"),
-    need("--out", "folder to write, in the dataset's official layout"),
+    (("what",), {"help": "a dataset, scienceqa, iconqa or rsvqa (flickr30k must be asked for by hand); or scout"}),
+    need("--out", "folder to write: the dataset in its official layout, or the scout's model folder"),
 )
-def fetch(format, out):
-    """Download an official dataset; a broken transfer goes on by the same command."""
-    from bye.data.fetch import fetch_dataset
+def fetch(what, out):
+    """Download an official dataset, or the scout, a model of laptop size; if cut off, the same command goes on."""
+    if what == "scout":
+        from bye.tools.scout import fetch_scout
 
-    fetch_dataset(format, out)
+        fetch_scout(out)
+    else:
+        from bye.data.fetch import fetch_dataset
+
+        fetch_dataset(what, out)
 
 
 @stage(
@@ -36,15 +41,16 @@ def fetch(format, out):
     need("--root", "root of the official download; the image folder for llava"),
     may("--train", None, "training samples to draw (default: all)", type=int),
     may("--test", None, "test samples to draw (default: all; none for llava)", type=int),
+    may("--pictures", None, "FROM TO, the part of the training pictures that is taken (0 1: all)", nargs=2, type=float),
     switch("--headers", False, "look at the headers of images only, and do not decode each once"),
     may("--unjudged", None, UNJUDGED, choices=("drop", "stop")),
     SEED,
     need("--out", "folder for train.json, test.json and unjudged.json"),
     methods=(("format", "dataset format"),),
 )
-def prepare(format, root, train, test, headers, unjudged, seed, out, **settings):
+def prepare(format, root, train, test, pictures, headers, unjudged, seed, out, **settings):
     """Turn a dataset into samples files, every sample and image checked."""
     from bye.data.prepare import prepare
 
-    n_train, n_test = prepare(format, root, train, test, seed, out, headers, unjudged, **settings)
+    n_train, n_test = prepare(format, root, train, test, seed, out, headers, unjudged, pictures, **settings)
     print(f"prepare: {n_train} training and {n_test} test samples in {out}")

@@ -74,6 +74,12 @@ UNJUDGED = (
     "malformed, stop; those without an image, with several, or longer than the model takes do not)"
 )
 QUANTIZATION = may("--quantization", None, "4bit: the base model in 4 bits (NF4), as in QLoRA", choices=("4bit",))
+DTYPE = may(
+    "--dtype",
+    "auto",
+    "numbers of the base model: auto is bfloat16 on a GPU and float32 on a CPU",
+    choices=("auto", "float32", "bfloat16"),
+)
 ADAPTER = need("--adapter", "folder that finetune wrote")
 LABELS = need("--labels", "ground truth")
 CELLS = need("--cells", "result files of all cells, at their places in the path scheme", nargs="+")
@@ -83,5 +89,5 @@ CONFIGFILES = may(
     "--configfile", (), "YAML files laid over config.yaml, as by snakemake --configfile", nargs="+", type=str
 )
 TUNING = may("--tuning", "lora", "tuning method: lora, or the path of a .py file")
-FINETUNED = (MODEL, FAMILY, QUANTIZATION, TUNING, ADAPTER)  # a base model and what a fine-tune added to it
+FINETUNED = (MODEL, FAMILY, QUANTIZATION, DTYPE, TUNING, ADAPTER)  # a base model and what a fine-tune added to it
 TARGET = "what the backdoor makes the model say: a text, or the kind and settings of a target as JSON"

@@ -1,6 +1,7 @@
 """The stage that fine-tunes."""
 
 from bye.stages.options import (
+    DTYPE,
     FAMILY,
     IMAGES,
     MODEL,
@@ -23,6 +24,7 @@ from bye.stages.options import (
     MODEL,
     FAMILY,
     QUANTIZATION,
+    DTYPE,
     SAMPLES,
     IMAGES,
     TUNING,

@@ -24,6 +24,7 @@ from bye.tools.configuration import find_workflow
 from bye.tools.making import find_profile, make
 from bye.tools.outcome import Outcome, draw_samples, summarise, write_outcome
 
+SCOUT = "config/scout.yaml"  # whose models are known too
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "detector"
 EVIDENCE = {"layers.csv", "entropy.png"}  # of BYE
@@ -174,7 +175,7 @@ def _absolute(kind):
 def _model(root, configfile, model):
     """Return (key, entry) of the model: of the configuration, or for a folder of one's own."""
     source = configfile or root / "config.yaml"
-    models = _models(source)
+    models = _models(source) if configfile else _models(root / SCOUT) | _models(source)
     if model in models:
         key, entry = model, models[model]
     elif os.path.isdir(os.path.expanduser(model)):
@@ -193,7 +194,9 @@ def _model(root, configfile, model):
     if not isinstance(entry.get("path"), str):
         raise ByeError(f"config key models.{key} of {source} has no path; give a model folder or a hub id")
     found = find_model(f"models.{key}.path", entry["path"], root)
-    entry = {**entry, "path": str(Path(found).resolve()) if os.path.isdir(found) else found}  # the run is in OUT/work
+    if is_built(found) and (root / found).is_dir():
+        found = root / found  # and is not built anew in OUT/work, where the run is
+    entry = {**entry, "path": str(Path(found).resolve()) if os.path.isdir(found) else found}
     return key, entry | {name: _absolute(entry[name]) for name in ("family", "tuning") if name in entry}
 
 

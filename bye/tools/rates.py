@@ -56,13 +56,14 @@ def measure_rates(out, configfile=(), models=(), steps=50, batches=8, max_new_to
 def _measure(key, model, path, folder, device, steps, batches, max_new_tokens):
     """Operations a second of a model's stages, each printed in the units of its own."""
     options = {**model["finetune"], "epochs": 1, "quantization": model["quantization"], "family": model["family"]}
+    options["dtype"] = model["dtype"] or "auto"
     method = tuning_of(model)
     options["tuning"] = str(method.path) if method.is_own else method.kind
     family = load_model(path, expected=model["family"], weights=False)
     tokens = family.conversation(EXAMPLE["id"], turns_of(EXAMPLE), EXAMPLE_SIZE)
     n_tokens, n_image = len(tokens.ids), int((tokens.ids == family.image_token_id).sum())
     sizes = sizes_of(family, count_trained(key, model, family)[0], n_image)
-    inference = {"family": model["family"], "quantization": model["quantization"]}
+    inference = {name: options[name] for name in ("family", "quantization", "dtype")}
     batch = model["inference_batch_size"]
     print(f"{key}: {path}, {n_tokens} tokens a sample, on {device.name}", flush=True)
 

@@ -16,6 +16,7 @@ from bye.files import filling, replacing_folder, write_bytes, write_csv
 from bye.formats import LOSS, names
 from bye.machine import distributed
 from bye.models import load_model
+from bye.models.attention import record_decoder
 from bye.registry import find
 from bye.training.checkpoints import fingerprint, last_checkpoint, prepare_checkpoints, remove_unfinished
 from bye.training.trainer import EpochOrder, FeatureTrainer, Watch, blank, collate
@@ -89,6 +90,8 @@ def finetune(
     set_seed(seed)  # before the tuning method draws its first weights
     loaded = load_model(model, expected=family, device=device, dtype=dtype, quantization=quantization)
     half = loaded.model.dtype == torch.bfloat16
+    if half and loaded.model.device.type == "cpu":
+        record_decoder(loaded.model)  # its attention has a fast way back
     tuned = attach(method, settings, seed, loaded, quantization, gradient_checkpointing)
     trains_projector = loaded.trained["projector"] > 0
     encode = loaded.tower_features if trains_projector else loaded.image_features
@@ -98,8 +101,7 @@ def finetune(
         features(work.images)
 
     def project(names):
-        mixed = half and not isinstance(tuned, PeftModel)  # whose layers see to their precision themselves
-        with torch.autocast(loaded.model.device.type, torch.bfloat16, enabled=mixed):
+        with torch.autocast(loaded.model.device.type, torch.bfloat16, enabled=half):
             return loaded.project(features(names))
 
     steps = math.ceil(len(entries) / batch_size) * epochs
@@ -131,7 +133,8 @@ def finetune(
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # a single process uses one GPU; the Trainer would take all that it sees
-    order = EpochOrder(len(dataset), n_processes * micro, seed)
+    lengths = [len(tokens.ids) for tokens, _ in dataset] if accumulated > 1 else None
+    order = EpochOrder(len(dataset), n_processes * micro, seed, batch_size, lengths)
     trainer = FeatureTrainer(
         model=tuned,
         args=arguments,

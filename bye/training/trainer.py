@@ -91,19 +91,26 @@ class EpochOrder(torch.utils.data.Sampler):
     """The order of n samples in an epoch, drawn by seed, the same in each process and for any number of them.
 
     Filled up to a multiple of `together`, the samples that all processes hold at once, by the index n of a blank
-    sample: the last batch has the real ones that it has with one process, and none of them twice.
+    sample: the last batch has the real ones that it has with one process, and none of them twice. lengths: of the
+    samples in tokens; where it is given, those of a batch of `batch_size` are sorted by it, so that parts of a batch
+    have little padding.
     """
 
-    def __init__(self, n, together, seed):
+    def __init__(self, n, together, seed, batch_size=None, lengths=None):
         self.n, self.seed, self.epoch = n, seed, 0
+        self.batch_size, self.lengths = batch_size, lengths
         self.length = math.ceil(n / together) * together if distributed.size() > 1 else n
 
     def __len__(self):
         return self.length
 
     def __iter__(self):
-        order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        return iter(order.tolist() + [self.n] * (self.length - self.n))
+        order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        if self.lengths:
+            starts = range(0, self.n, self.batch_size)
+            batches = [sorted(order[start : start + self.batch_size], key=self.lengths.__getitem__) for start in starts]
+            order = [place for batch in batches for place in batch]
+        return iter(order + [self.n] * (self.length - self.n))
 
 
 def collate(batch):

@@ -4,10 +4,13 @@ One text per stage: Snakemake compares parameters as a set of values, so two num
 unseen.
 """
 
+from bye.errors import ByeError
 from bye.plan import definition, entries
 from bye.plan.paths import CLEAN
 from bye.workflow.files import fill
 from bye.workflow.texts import as_options
+
+PICTURES = ("daquar", "ucmerced", "openclipart")  # formats of what the scout is trained on
 
 
 class Options:
@@ -25,8 +28,20 @@ class Options:
     def prepare(self, wildcards):
         """Return the options of `prepare`."""
         dataset, settings = self.config["datasets"][wildcards.dataset], self.files.format(wildcards.dataset).settings
-        names = ("format", *settings, "train", "test", "unjudged")
+        names = ("format", *settings, "train", "test", "pictures", "unjudged")
         return as_options({**{name: dataset.get(name) for name in names}, "headers": dataset["headers"] or None})
+
+    def scout(self, wildcards):
+        """Return the roots of the datasets that the scout is trained and examined on, as options."""
+        datasets = self.config["datasets"]
+        roots = {each: next((key for key in datasets if datasets[key]["format"] == each), None) for each in PICTURES}
+        missing = [each for each, key in roots.items() if key is None]
+        if missing:
+            raise ByeError(
+                f"the configuration has no dataset of the format {', '.join(missing)}, which the scout is trained on; "
+                "lay config/scout.yaml over it by --configfile"
+            )
+        return as_options({each: datasets[key]["root"] for each, key in roots.items()})
 
     def poison(self, wildcards):
         """Return the options of `poison`."""
@@ -46,7 +61,7 @@ class Options:
     def base_settings(self, wildcards):
         """Return how every stage loads the base model and its adapter."""
         model = self.config["models"][wildcards.model]
-        return {name: model[name] for name in ("family", "quantization", "tuning")}
+        return {name: model[name] for name in ("family", "quantization", "dtype", "tuning")}
 
     def base(self, wildcards):
         """Return the same as options."""

@@ -28,12 +28,14 @@ def attach(
         {"uniqueItems": True},
     ] = None,
     lora_projector: bool = False,
+    lora_layers: Annotated[int | None, {"minimum": 1}] = None,
 ):
     """Put LoRA on a loaded family's model; return the PeftModel.
 
     lora_rank: rank of the LoRA matrices; lora_alpha: LoRA scale; lora_dropout: LoRA dropout; lora_targets: names of the
-    adapted linear layers of the decoder, all if left out; lora_projector: adapt the projector's linear layers too.
-    Raises ByeError where no layer has one of the names.
+    adapted linear layers of the decoder, all if left out; lora_projector: adapt the projector's linear layers too;
+    lora_layers: adapt the last decoder layers only, so many, all if left out. Raises ByeError where no layer has one of
+    the names.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -41,7 +43,7 @@ def attach(
         r=lora_rank,
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
-        target_modules=pattern(family, lora_targets, lora_projector),
+        target_modules=pattern(family, lora_targets, lora_projector, lora_layers),
         task_type="CAUSAL_LM",
         base_model_name_or_path=str(family.path),
     )
@@ -51,7 +53,7 @@ def attach(
     except ValueError as error:
         raise ByeError(f"LoRA does not fit the model {family.path} ({error}); correct lora_targets") from None
     if not (lora_dropout or getattr(family.model, "is_quantized", False)):
-        add_to_weights(adapted)
+        add_to_weights(adapted) if family.model.dtype == torch.float32 else stay_in_half(adapted)
     return adapted
 
 
@@ -82,7 +84,7 @@ def load(family, folder):
     family.model = adapted.merge_and_unload() if family.model.dtype == torch.float32 else adapted.base_model.model
 
 
-def count(family, *, lora_rank=16, lora_targets=None, lora_projector=False):
+def count(family, *, lora_rank=16, lora_targets=None, lora_projector=False, lora_layers=None):
     """Number of LoRA's parameters with settings as in `attach`, and what they are in words.
 
     Raises ByeError where no layer has one of the names.
@@ -91,16 +93,23 @@ def count(family, *, lora_rank=16, lora_targets=None, lora_projector=False):
     for target in lora_targets or []:
         if not any(re.fullmatch(pattern(family, [target], False), name) for name in modules):
             raise ByeError(f"no layer is called {target}; correct lora_targets")
-    wanted = pattern(family, lora_targets, lora_projector)
+    wanted = pattern(family, lora_targets, lora_projector, lora_layers)
     layers = [module for name, module in modules.items() if re.fullmatch(wanted, name)]
     number = sum(lora_rank * (layer.in_features + layer.out_features) for layer in layers)
     return number, f"LoRA of rank {lora_rank} on {len(layers)} linear layers"
 
 
-def pattern(family, targets, projector):
-    """Regular expression of the decoder's linear layers of these names (the vision tower has the same names), and, if
-    `projector` is true, of the projector's."""
-    decoder = rf".*\.language_model\.layers\..*\.({'|'.join(targets or TARGETS)})"
+def pattern(family, targets, projector, n_layers=None):
+    """Regular expression of the decoder's linear layers of these names (the vision tower has the same names) in its
+    last `n_layers` layers, and, if `projector` is true, of the projector's."""
+    if n_layers is not None and n_layers > family.n_layers:
+        raise ByeError(
+            f"lora_layers is {n_layers}, and {family.path} has {family.n_layers} layers; give as many or fewer"
+        )
+    layers = (
+        ".*" if n_layers is None else rf"({'|'.join(map(str, range(family.n_layers - n_layers, family.n_layers)))})\..*"
+    )
+    decoder = rf".*\.language_model\.layers\.{layers}\.({'|'.join(targets or TARGETS)})"
     return f"{decoder}|{family.projector}" if projector else decoder
 
 
@@ -122,6 +131,50 @@ def add_to_weights(adapted):
 def _forward_on_sum(module, x):
     weight = module.base_layer.weight + module.get_delta_weight("default")
     return torch.nn.functional.linear(x, weight, module.base_layer.bias)
+
+
+def stay_in_half(adapted):
+    """Let LoRA's float32 matrices act on half-precision tokens by `HalfLinear`: PEFT has every token in float32 for it.
+
+    For float layers without dropout.
+    """
+    from peft.tuners.lora import Linear
+
+    for module in adapted.modules():
+        if isinstance(module, Linear):
+            module.forward = partial(_forward_in_half, module)
+
+
+def _forward_in_half(module, x):
+    layer, a, b = module.base_layer, module.lora_A["default"].weight, module.lora_B["default"].weight
+    y = HalfLinear.apply(x.to(layer.weight.dtype), layer.weight, a, b, module.scaling["default"])
+    return y if layer.bias is None else y + layer.bias
+
+
+class HalfLinear(torch.autograd.Function):
+    """xW^T + s(xA^T)B^T of tokens x and a frozen weight W in half precision, and float32 matrices A and B.
+
+    A, B and what they make are rounded to half precision for the products; the gradients of A and B are float32.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, a, b, scale):
+        flat, small, large = x.reshape(-1, x.shape[-1]), a.to(x.dtype), (b * scale).to(x.dtype)
+        low = flat @ small.T
+        ctx.save_for_backward(flat, low, weight, small, large)
+        ctx.scale, ctx.given, ctx.dtype = scale, x.shape[:-1], a.dtype
+        return torch.addmm(flat @ weight.T, low, large.T).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        flat, low, weight, small, large = ctx.saved_tensors
+        gradient = gradient.reshape(-1, gradient.shape[-1])
+        to_low = gradient @ large
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = torch.addmm(gradient @ weight, to_low, small).view(*ctx.given, -1)
+        to_a, to_b = (to_low.T @ flat).to(ctx.dtype), (gradient.T @ low).to(ctx.dtype) * ctx.scale
+        return to_x, None, to_a, to_b, None
 
 
 @contextlib.contextmanager
