@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -137,6 +138,19 @@ def test_a_model_of_ones_own_config_file(tmp_path, model, monkeypatch):
         clean("ours", data, images, tmp_path / "out", configfile=tmp_path / "own.yaml")
     config = yaml.safe_load((tmp_path / "out/work/config.yaml").read_text(encoding="utf-8"))
     assert config["models"] == {"ours": {**entry, "path": str(model)}}
+
+
+def test_the_scout_is_known_and_its_folder_used_where_it_is_made(tmp_path, monkeypatch):
+    entry = yaml.safe_load((ROOT / "config/scout.yaml").read_text())["models"]["scout"]
+    assert bye.tools.clean._model(ROOT, None, "scout") == ("scout", entry)  # the workflow's rule makes it
+    with pytest.raises(ByeError, match="there is no model 'scout'"):
+        bye.tools.clean._model(ROOT, ROOT / "config.yaml", "scout")
+    for name in ("config.yaml", "config/scout.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "results/base_models/scout").mkdir(parents=True)
+    _, found = bye.tools.clean._model(tmp_path, None, "scout")
+    assert found == entry | {"path": str(tmp_path / "results/base_models/scout")}
 
 
 def test_too_few_samples(tmp_path, model):

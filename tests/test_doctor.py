@@ -331,3 +331,14 @@ def test_the_papers_models_at_the_papers_scale():
     sizes = budget.Sizes(7_063_427_072, 6_476_271_616, 324_000_000, 322_000_000, 4096, 11008, 4096, 32, 576)
     assert 20e9 < sizes.train_bytes(650, 4, True, 2) < 30e9 < sizes.train_bytes(650, 4, False, 2)
     assert sizes.fine_tune(10_000, 3, 650, True, False) > 1.4 * sizes.fine_tune(10_000, 3, 650, False, False)
+
+
+def test_a_scout_first_is_priced_for_large_models():
+    large = budget.Sizes(7_000_000_000, 6_500_000_000, 300_000_000, 1, 4096, 11008, 4096, 32, 576)
+    seconds = {"fine-tune": 3600.0, "attention": 400.0, "evaluation": 1.0}
+    itself, scout = budget.ways_to_clean(large, seconds, 10_000, 60, rate=1e14)
+    assert itself == 2 * 3600 + 400
+    forward = 181 * (2 * 106_203_840 + 2 * 181 * 576 * 30)
+    image = 2 * 22_000_000 * 121
+    assert scout - 3600 == pytest.approx(10_000 * (3 * 2 * forward + image + forward + image) / 1e14)
+    assert budget.ways_to_clean(budget.SCOUT, seconds, 10_000, 60, rate=1e14) is None

@@ -363,6 +363,30 @@ def test_a_root_among_the_downloads_is_downloaded(tmp_path, model):
     assert [job["rule"] for job in jobs_of(process.stdout)] == ["prepare"]
 
 
+def test_the_scout_is_fetched_and_its_dtype_given_to_every_job_that_runs_it(tmp_path):
+    start = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path)]
+    scout = ["--configfile", str(ROOT / "config/scout.yaml"), "--dry-run", "--printshellcmds", "--"]
+    for name in ("daquar", "UCMerced_LandUse", "easy-vqa"):
+        (tmp_path / "downloads" / name).mkdir(parents=True)
+    tables = [f"results/{name}.csv" for name in ("scout", "scout_untouched", "scout_layers")]
+    process = subprocess.run([*start, *scout, *tables], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.returncode == 0, process.stdout
+    jobs = jobs_of(process.stdout)
+    rules = [job["rule"] for job in jobs]
+    assert rules.count("scout") == 1 and "base_model" not in rules
+    for job in jobs:
+        if job["rule"] in ("finetune", "finetune_vanilla", "attention", "evaluate"):
+            assert "--dtype bfloat16" in job["shell"] and "results/base_models/scout" in job["shell"]
+        if job["rule"] == "prepare" and "easyvqa" not in job["shell"]:
+            assert "--pictures 0.6667 1" in job["shell"]
+    made = [*start, *scout, "results/scout/delta"]
+    process = subprocess.run(made, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    jobs = {job["rule"]: job["shell"] for job in jobs_of(process.stdout)}
+    assert list(jobs) == ["scout_parts", "scout_delta"]
+    roots = "--daquar downloads/daquar --ucmerced downloads/UCMerced_LandUse --openclipart /usr/share"
+    assert f"bye scout-train --parts results/scout/parts {roots}" in jobs["scout_delta"]
+
+
 def test_jobs_with_several_gpus_have_a_process_for_each(tmp_path, model):
     """Those that divide their work; the others ask for one GPU."""
     config = small_config(model)

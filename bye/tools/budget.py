@@ -101,6 +101,26 @@ class Sizes:
         return samples * (self.forward(tokens) + TOKEN_COST * new_tokens * 2 * self.decoder)
 
 
+# The scout (docs/scout.md), as config/scout.yaml fine-tunes it: its sizes and epochs.
+SCOUT = Sizes(157_000_000, 106_203_840, 22_000_000, 0, width=576, mlp=1536, keys=192, layers=30, patches=121)
+SCOUT_EPOCHS = 3
+LARGE = 5  # times the scout's parameters: of a model that is worth a scout
+
+
+def ways_to_clean(sizes, seconds, samples, text_tokens, rate):
+    """Return (found by the model itself, found by the scout first): seconds until a model is trained on a cleaned set.
+
+    The model is fine-tuned, looked into and fine-tuned again; or the scout is fine-tuned and looked into, and then the
+    model fine-tuned once. None for a model that is not LARGE. sizes: the model's; seconds: of its stages; text_tokens:
+    of a sample; rate: operations a second.
+    """
+    if sizes.parameters < LARGE * SCOUT.parameters:
+        return None
+    tokens = text_tokens + SCOUT.patches
+    scout = SCOUT.fine_tune(samples, SCOUT_EPOCHS, tokens, False, True) + SCOUT.passes(samples, tokens)
+    return 2 * seconds["fine-tune"] + seconds["attention"], scout / rate + seconds["fine-tune"]
+
+
 def sizes_of(family, trained, image_tokens=0):
     """Sizes of a loaded family, also without weights, of which a tuning method trains so many parameters.
 

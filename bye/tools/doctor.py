@@ -263,7 +263,7 @@ def check_budget(report, key, dataset, config, entry, found, counts, device, ach
     entry: of the dataset, with its numbers of samples; found: of `check_model`; counts: tokens and image tokens of one
     sample, which stands for all; achieved: measured operations a second of each stage, where they are known.
     """
-    from bye.tools.budget import EFFICIENCY, STAGES, detectors, sizes_of
+    from bye.tools.budget import EFFICIENCY, STAGES, detectors, sizes_of, ways_to_clean
 
     what, model = f"{key} on {dataset}", config["models"][key]
     options, batch = model["finetune"], model["inference_batch_size"]
@@ -296,6 +296,13 @@ def check_budget(report, key, dataset, config, entry, found, counts, device, ach
     passes = detectors(config, samples, entry["test"])  # mostly forward passes, at the rate of the extraction
     seconds["detection"] = {key: sizes.passes(number, tokens) / rates["attention"] for key, number in passes.items()}
     report.ok(what, f"about {_gb(training)} to fine-tune and {_gb(answering)} to evaluate; {times}, on {device.name}")
+    ways = ways_to_clean(sizes, seconds, samples, tokens - image_tokens, rates["fine-tune"])
+    if ways:
+        itself, scout = map(_duration, ways)
+        report.note(
+            f"cleaned by the model itself (fine-tune, look, fine-tune again) {itself}; by the scout first, then one "
+            f"fine-tune, {scout}"
+        )
     return seconds
 
 
