@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help table1 table2 all paper base-models test test-all test-slurm lint format bench clean distclean
+.PHONY: help table1 table2 all paper base-models scout test test-all test-slurm lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make table2       results/table2.csv: precision, recall and F1 of BYE, beside the paper's"
 	@echo "make all          every table and figure (long); make paper adds report.html and docs/results.md"
 	@echo "make base-models  pre-train the mini base models from scratch into results/base_models (long)"
+	@echo "make scout        the scout, a model of laptop size of real parts (180 MB of download), into results/base_models/scout"
 	@echo "make test         the tests; make test-all adds the slow ones, test-slurm a real SLURM"
 	@echo "make bench        speed of the attention extraction against a plain forward and the authors' way"
 	@echo "make lint         ruff, snakefmt and snakemake --lint; make format rewrites"
@@ -50,6 +51,9 @@ paper: all
 
 base-models: $(INSTALLED)
 	snakemake --cores $(CORES) base_models
+
+scout: $(INSTALLED)
+	snakemake --cores $(CORES) --configfile config/scout.yaml -- results/base_models/scout/config.json
 
 test: $(INSTALLED)
 	pytest

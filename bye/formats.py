@@ -161,10 +161,19 @@ DETECTION = columns(
     ("f1", "number or null", "2 TP / (2 TP + FP + FN), 0 to 1; null where nothing is flagged or poisoned"),
     ("auroc", "number or null", "area under the ROC curve of the scores, 0 to 1; null without scores"),
     ("average_precision", "number or null", "of the scores, 0 to 1; null without scores"),
+    ("clean_lost", "number or null", "flagged samples among the clean ones, 0 to 1; null without any"),
     ("n_flagged", "integer", "samples flagged"),
     ("n_poisoned", "integer", "samples poisoned"),
     ("n_samples", "integer", "samples of the training set"),
     ("sensitive_layers", "list of integer, or null", "layers averaged over; null where the defence selects none"),
+)
+EXAM = columns(
+    ("dataset", "text", "key of the dataset format"),
+    ("task", "text", "questions, by accuracy in per cent; captions, by CIDEr times 100"),
+    ("n", "integer", "test samples"),
+    ("scout", "number", "of the scout's answers"),
+    ("other_picture", "number", "of its answers to the same questions with another test picture"),
+    ("without_picture", "number", "of the answer most frequent in training to the question, else of all"),
 )
 PREDICTION = columns(
     ("id", "string", "id of the test sample"),
@@ -203,6 +212,7 @@ TABLES = {
         ("f1", "number", "of the flags, per cent"),
         ("auroc", "number", "of the scores, per cent"),
         ("average_precision", "number", "of the scores, per cent"),
+        ("clean_lost", "number", "share of the clean samples that is flagged, per cent"),
         ("dropped", "number", "share of the training set that is flagged, per cent"),
         ("n_flagged", "number", "samples flagged, mean over the seeds"),
         (

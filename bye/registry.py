@@ -58,7 +58,15 @@ RESERVED = {
     "target": ("kind",),
     "tuning method": (
         *("model", "family", "quantization", "tuning", "samples", "images", "out", "log", "epochs", "batch_size"),
-        *("micro_batch_size", "learning_rate", "warmup", "adam_epsilon", "cache_features", "gradient_checkpointing"),
+        *(
+            "micro_batch_size",
+            "learning_rate",
+            "warmup",
+            "adam_epsilon",
+            "cache_features",
+            "cache_layers",
+            "gradient_checkpointing",
+        ),
         *("plain_samples", "plain_adapter", "plain_log", "validate", "seed", "processes", "threads", "checkpoints"),
         *("checkpoint_folder", "device", "dtype", "entries"),
     ),

@@ -240,7 +240,9 @@ def test_fewer_samples_than_one_batch(root, tmp_path):
 def test_loss_is_on_answers_and_end_tokens_only(root):
     loaded = load_model(root / "llava")
     turns = [("What is it?", "A dog"), ("Red?", "Yes")]
-    batch = collate([(loaded.encoder.conversation(turns), "0.png"), (loaded.encoder.conversation(turns[:1]), "1.png")])
+    batch = collate(
+        [(loaded.encoder.conversation(turns[:n]), f"{place}.png", place) for place, n in ((0, None), (1, 1))]
+    )
     trained = [row[row != IGNORED] for row in batch["labels"]]
     assert loaded.tokenizer.decode(trained[0]).replace(" ", "") == "Adog</s>Yes</s>"
     assert loaded.tokenizer.decode(trained[1]).replace(" ", "") == "Adog</s>"
@@ -252,7 +254,7 @@ def test_loss_is_not_on_system_prompts(root, family):
     loaded = load_model(root / family)
     turns, size = [("What is it?", "A dog"), ("Red?", "Yes")], SIZES[0]
     with_system, without = (loaded.encoder.conversation(turns, size, system) for system in ("Be kind.", None))
-    batch = collate([(with_system, "0.png"), (without, "0.png")])
+    batch = collate([(with_system, "0.png", 0), (without, "0.png", 1)])
     first, second = (row[row != IGNORED].tolist() for row in batch["labels"])
     assert first == second and len(with_system.ids) > len(without.ids)
     assert "Be kind." in loaded.tokenizer.decode(batch["ids"][0])
@@ -267,7 +269,7 @@ def test_loss_is_the_stock_models_loss(root, tmp_path, family):
     total, count = 0.0, 0
     for size, entry in zip(SIZES, json.loads((root / "three.json").read_text()), strict=False):
         turn = (entry["conversations"][0]["value"].removeprefix("<image>\n"), entry["conversations"][1]["value"])
-        batch = collate([(loaded.encoder.conversation([turn], size), entry["image"])])
+        batch = collate([(loaded.encoder.conversation([turn], size), entry["image"], 0)])
         inputs = stock_inputs(loaded, batch["ids"][0].numpy(), Image.open(root / entry["image"]))
         n = (batch["labels"] != IGNORED).sum().item()
         with torch.no_grad():

@@ -12,6 +12,7 @@ from bye.formats import (
     DROPPED,
     ENTRIES,
     EVALUATION,
+    EXAM,
     FLAGS,
     FLAGS_OF_KIND,
     LABEL,
@@ -232,6 +233,20 @@ FILES = {
         ),
         File("benchmarks/RULE/WILDCARDS.tsv", "Snakemake", "tab-separated, one row", "What a job took.", BENCHMARK),
         File("base_models/MODEL/", "base-model", "model folder", "A mini model that was pre-trained anew."),
+        File(
+            "base_models/scout/",
+            "fetch",
+            "model folder",
+            "The scout, in float32, and beside it `LICENCES.txt` of its parts ([scout.md](scout.md)).",
+        ),
+        File(
+            "scout/delta/",
+            "scout-train",
+            "folder of the tuning method lora_and_projector, and check.json",
+            "What is trained of the scout, in bfloat16; `check.json`: a question on a drawn picture, and the answer.",
+        ),
+        File("scout_exam.csv", "scout-exam", "CSV", "What the scout knows of pictures it was never shown.", EXAM),
+        File("scout_exam.png", "scout-exam", "PNG", "Some of its answers."),
     ),
 }
 

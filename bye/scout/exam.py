@@ -9,6 +9,7 @@ from bye.data.layout import CAPTION_PROMPT, draw, shown_in
 from bye.data.prepare import load_split
 from bye.data.samples import answer_of, question_of
 from bye.files import write_csv
+from bye.formats import EXAM, names
 from bye.metrics.accuracy import accuracy
 from bye.metrics.cider import cider
 from bye.models import load_model
@@ -17,7 +18,6 @@ from bye.scout.train import SEEN
 from bye.workload import Workload
 
 COUNT = 300  # test samples of each set
-LABELS = ("dataset", "task", "n", "scout", "other_picture", "without_picture")
 SHOWN = 8  # answers of each set
 
 
@@ -59,7 +59,7 @@ def examine(model, roots, out, picture, seed=0, batch_size=32, dtype="auto", max
             for entry, text in list(zip(entries, said["scout"], strict=True))[:: max(1, len(entries) // SHOWN)][:SHOWN]
         ]
         shown += [(name if not start else "", row[start : start + COLUMNS]) for start in range(0, len(row), COLUMNS)]
-    write_csv(out, rows, LABELS)
+    write_csv(out, rows, names(EXAM))
     gallery(picture, common, shown)
     return rows
 

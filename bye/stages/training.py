@@ -37,6 +37,7 @@ from bye.stages.options import (
     may("--warmup", 0.0, "share of the steps with a rising learning rate"),
     may("--adam-epsilon", 1e-8, "AdamW's epsilon: gradients far below it hardly count"),
     switch("--cache-features", True, "encode each distinct image once (the vision tower is frozen)"),
+    switch("--cache-layers", False, "run the decoder layers below the first trained one once over each sample"),
     switch("--gradient-checkpointing", False, "save memory for time"),
     may("--plain-samples", None, "samples of a fine-tune with the same options, copied if they are these"),
     may("--plain-adapter", None, "its adapter"),

@@ -19,6 +19,7 @@ from bye.models import load_model
 from bye.models.attention import record_decoder
 from bye.registry import find
 from bye.training.checkpoints import fingerprint, last_checkpoint, prepare_checkpoints, remove_unfinished
+from bye.training.lower import LowerLayers
 from bye.training.trainer import EpochOrder, FeatureTrainer, Watch, blank, collate
 from bye.workload import Workload
 
@@ -40,6 +41,7 @@ def finetune(
     tuning="lora",
     seed=0,
     cache_features=True,
+    cache_layers=False,
     checkpoints=6,
     checkpoint_folder=None,
     gradient_checkpointing=False,
@@ -59,9 +61,10 @@ def finetune(
     steps; adam_epsilon: of AdamW, gradients far below it hardly count; tuning: kind of the method, a name in
     `bye.methods.tuning` or the path of a .py file; checkpoints: how many times along the run its state is kept, in
     checkpoint_folder (default `<out>.checkpoints`), which is removed at the end; cache_features: encode each distinct
-    image once and keep the result in memory; quantization: see `bye.models.family.load`; validate: check the samples
-    file, which is not needed where the suite wrote it; entries: its content, if it is read already; settings: those of
-    the tuning method.
+    image once and keep the result in memory; cache_layers: run the decoder's layers below the first trained one once
+    over each sample, and keep that in memory too; quantization: see `bye.models.family.load`; validate: check the
+    samples file, which is not needed where the suite wrote it; entries: its content, if it is read already; settings:
+    those of the tuning method.
 
     Loss is on answer tokens only, averaged over those of the whole batch. The same arguments, seed and numbers of
     processes and threads give the same bytes, killed and resumed or not; with other numbers the result is the same but
@@ -82,7 +85,7 @@ def finetune(
         parts = " x ".join(f"{count} {name}{plural * (count != 1)}" for count, name, plural in parts)
         print(f"finetune: batch {batch_size} = {parts}", file=sys.stderr, flush=True)
         numbers = [epochs, batch_size, micro_batch_size, learning_rate, warmup, adam_epsilon, seed, checkpoints]
-        ways = [cache_features, gradient_checkpointing, quantization, n_processes, threads, device, dtype]
+        ways = [cache_features, cache_layers, gradient_checkpointing, quantization, n_processes, threads, device, dtype]
         kind = None if family is None else find("family", family)
         prepare_checkpoints(folder, fingerprint(model, entries, images, [method, kind], settings, [*numbers, *ways]))
     checkpoint = distributed.gather(first and last_checkpoint(folder))[0]
@@ -103,6 +106,14 @@ def finetune(
     def project(names):
         with torch.autocast(loaded.model.device.type, torch.bfloat16, enabled=half):
             return loaded.project(features(names))
+
+    shown = project if trains_projector else features
+    lower = LowerLayers(loaded, dataset, features, micro) if cache_layers else None
+
+    def inputs(batch):
+        if lower:
+            return {"inputs_embeds": lower(batch["places"], batch["ids"].shape[1])}
+        return loaded.inputs(batch["ids"], shown(batch["images"]))
 
     steps = math.ceil(len(entries) / batch_size) * epochs
     log_every = max(1, math.ceil(steps / 200))
@@ -133,18 +144,18 @@ def finetune(
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # a single process uses one GPU; the Trainer would take all that it sees
+    numbered = [(*sample, place) for place, sample in enumerate(dataset)]
     lengths = [len(tokens.ids) for tokens, _ in dataset] if accumulated > 1 else None
     order = EpochOrder(len(dataset), n_processes * micro, seed, batch_size, lengths)
     trainer = FeatureTrainer(
         model=tuned,
         args=arguments,
-        train_dataset=[*dataset, blank(dataset[0])],
+        train_dataset=[*numbered, blank(numbered[0])],
         data_collator=collate,
         callbacks=[Watch(order)],
         order=order,
-        inputs=loaded.inputs,
+        inputs=inputs,
         last_layer=loaded.layers[-1],
-        features=project if trains_projector else features,
     )
     trainer.remove_callback(PrinterCallback)  # Watch prints
     if not first:

@@ -23,16 +23,16 @@ TRAINED = "trained.safetensors"  # in a checkpoint
 
 
 class FeatureTrainer(Trainer):
-    """A Trainer whose batches name their images; the frozen vision tower's features come from an ImageFeatures.
+    """A Trainer on batches of `collate`; inputs: a function from a batch to keyword arguments of the model.
 
     With padding on the right, no token ever looks at padding under the causal mask alone, so no mask is applied; and
     of the last layer only keys and values are needed everywhere: its queries, and what comes after its attention, are
     computed for the positions that predict an answer token only. Checkpoints have the trained parameters alone.
     """
 
-    def __init__(self, *args, order, inputs, features, last_layer, **kwargs):
+    def __init__(self, *args, order, inputs, last_layer, **kwargs):
         super().__init__(*args, **kwargs)
-        self.order, self.inputs, self.features = order, inputs, features
+        self.order, self.inputs = order, inputs
         self.chosen = ChosenPositions(last_layer.mlp, last_layer.self_attn.q_proj, last_layer.self_attn.o_proj)
         self.model_accepts_loss_kwargs = True  # every answer token of a step counts the same, whatever its micro-batch
 
@@ -60,7 +60,7 @@ class FeatureTrainer(Trainer):
         targets = labels[:, 1:][predicts[:, :-1]]  # (number of answer tokens,)
         self.chosen.mask = predicts
         inputs = {
-            **self.inputs(inputs["ids"], self.features(inputs["images"])),
+            **self.inputs(inputs),
             "logits_to_keep": predicts,
             "labels": targets,
             "shift_labels": targets,
@@ -114,18 +114,20 @@ class EpochOrder(torch.utils.data.Sampler):
 
 
 def collate(batch):
-    """Pad [(Tokens, image name), ...] on the right: ids and labels (B, N), and the image names."""
+    """Pad [(Tokens, image name, place), ...] on the right: ids and labels (B, N), image names, places in the data."""
+    tokens, images, places = zip(*batch, strict=True)
     return {
-        "ids": pad([tokens.ids for tokens, _ in batch], 0, side="right"),
-        "labels": pad([np.where(t.roles == ANSWER, t.ids, IGNORED) for t, _ in batch], IGNORED, side="right"),
-        "images": [image for _, image in batch],
+        "ids": pad([each.ids for each in tokens], 0, side="right"),
+        "labels": pad([np.where(each.roles == ANSWER, each.ids, IGNORED) for each in tokens], IGNORED, side="right"),
+        "images": images,
+        "places": places,
     }
 
 
 def blank(sample):
     """A sample of `collate` without answer tokens: it adds nothing to the loss."""
-    tokens, image = sample
-    return dataclasses.replace(tokens, roles=np.full_like(tokens.roles, TEXT)), image
+    tokens, *others = sample
+    return dataclasses.replace(tokens, roles=np.full_like(tokens.roles, TEXT)), *others
 
 
 class Watch(TrainerCallback):

@@ -81,7 +81,11 @@ def load(family, folder):
     """
     with _without_old_names():
         adapted = adapters.put(family.model, adapters.fit(family, folder))
-    family.model = adapted.merge_and_unload() if family.model.dtype == torch.float32 else adapted.base_model.model
+    if family.model.dtype == torch.float32:
+        family.model = adapted.merge_and_unload()
+    else:
+        stay_in_half(adapted)
+        family.model = adapted.base_model.model
 
 
 def count(family, *, lora_rank=16, lora_targets=None, lora_projector=False, lora_layers=None):
@@ -136,12 +140,14 @@ def _forward_on_sum(module, x):
 def stay_in_half(adapted):
     """Let LoRA's float32 matrices act on half-precision tokens by `HalfLinear`: PEFT has every token in float32 for it.
 
-    For float layers without dropout.
+    For float layers without dropout; those of a variant of LoRA (DoRA and the like) stay PEFT's.
     """
     from peft.tuners.lora import Linear
 
     for module in adapted.modules():
-        if isinstance(module, Linear):
+        if isinstance(module, Linear) and not (
+            module.lora_variant or module.fan_in_fan_out or any(module.lora_bias.values())
+        ):
             module.forward = partial(_forward_in_half, module)
 
 
