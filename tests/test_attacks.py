@@ -149,7 +149,7 @@ def test_trigger_settings(clean, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trigger": "badnets"}, "unknown trigger 'badnets'; known: badnet, fixed_dual"),
+        ({"trigger": "badnets"}, "unknown trigger 'badnets'; known: badnet, blend, fixed_dual"),
         ({"sise": 1}, "trigger badnet has no setting sise; its settings: share"),
         ({"target": " "}, "attack target is ' '; give the text"),
         ({"rate": 1.5}, "poison rate is 1.5; choose a share from 0 to 1"),

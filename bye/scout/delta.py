@@ -41,7 +41,7 @@ def put_delta(parts, delta, out):
     parts: a folder of `bye.scout.build`; its licences are copied. Raises ByeError where the delta does not fit, and
     where the model does not say what it should about a drawn picture.
     """
-    parts, delta = Path(parts), Path(delta)
+    delta = Path(delta)
     check = read_json(delta / CHECK)
     family = load_model(parts, delta, TUNING, dtype="float32")
     answer = answer_example(family, check["question"])
@@ -50,8 +50,13 @@ def put_delta(parts, delta, out):
             f"the scout answers {check['question']!r} about a drawn picture by {answer!r}, not {check['answer']!r}; "
             "its delta is of other parts, or a package computes otherwise than it should"
         )
+    save_model(family, parts, out)
+
+
+def save_model(family, parts, out):
+    """Write a loaded model to the folder `out`, with all that stands beside the weights of its `parts`."""
     with replacing_folder(out) as folder:
-        for path in parts.iterdir():
+        for path in Path(parts).iterdir():
             if path.suffix != ".safetensors" and path.name != "model.safetensors.index.json":
                 shutil.copy(path, folder / path.name)
         family.model.save_pretrained(folder)

@@ -7,9 +7,13 @@ the training pictures of each set are shown, by a hash of their names; the other
 
 from pathlib import Path
 
+import torch
+
 from bye.data.samples import write_samples
-from bye.scout.delta import TUNING, write_delta
+from bye.models import load_model
+from bye.scout.delta import TUNING, save_model, write_delta
 from bye.scout.mix import mix
+from bye.scout.start import begin_projector
 from bye.training.finetune import finetune
 
 SEEN = (0, 2 / 3)  # of the training pictures; tables are made of the rest
@@ -37,7 +41,14 @@ def train(parts, roots, out, seed=0, threads=None):
     work.mkdir(parents=True, exist_ok=True)
     samples, images = mix(roots, SEEN, seed)
     write_samples(work / "mix.json", samples)
+    if threads:
+        torch.set_num_threads(threads)
+    if not (work / "start/config.json").exists():
+        family = load_model(parts, dtype="float32")
+        explained = begin_projector(family, samples, images, seed)
+        print(f"scout-train: the projector begins with {100 * explained:.0f} % of the words explained", flush=True)
+        save_model(family, parts, work / "start")
     options = {**RECIPE, "seed": seed, "threads": threads, "validate": False}
-    finetune(parts, work / "mix.json", images, work / "adapter", work / "loss.csv", **options)
+    finetune(work / "start", work / "mix.json", images, work / "adapter", work / "loss.csv", **options)
     write_delta(work / "adapter", parts, out)
     return len(samples)

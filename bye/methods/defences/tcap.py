@@ -1,0 +1,69 @@
+"""TCAP: heads that divide the samples by what part of the prompt they attend to vote (arXiv:2601.21692).
+
+What is published of it is its abstract and notes; what is ours, `bye.detect.tcap` says.
+"""
+
+from typing import Annotated, Literal
+
+import numpy as np
+
+from bye.errors import ByeError, counted
+from bye.features import align_turns
+from bye.flags import Verdict
+
+ACTS_ON = "training set"
+READS = ("system_mass", "image_mass", "text_mass")
+WRITES = ("heads.csv",)
+
+MIN_SAMPLES = 10
+
+
+def detect(
+    features,
+    *,
+    seed,
+    component: Literal["system", "image", "text"] = "system",
+    heads: Annotated[int | None, {"minimum": 1}] = None,
+    layers: Annotated[int | None, {"minimum": 0}] = None,
+    votes: Annotated[float, {"exclusiveMinimum": 0, "exclusiveMaximum": 1}] = 0.5,
+    combine: Literal["dawid_skene", "majority"] = "dawid_skene",
+    epsilon: Annotated[float, {"exclusiveMinimum": 0}] = 1e-3,
+):
+    """Find the heads whose attention to a part of the prompt divides the samples, and flag those that they vote for.
+
+    component: the part; heads: how many of the best vote, 16 where it is left out; layers: the last layers that they
+    are of, the upper half where it is left out, 0 is all; votes: posterior mass above which a head votes for a sample;
+    combine: how votes are weighed; epsilon: of the separation score. heads.csv has the voters: layer, head, separation
+    and share of the samples that they vote for. Raises ByeError for too few answers.
+    """
+    from bye.detect.tcap import TCAPDetector  # scikit-learn takes a second to load
+
+    if len(features.ids) < MIN_SAMPLES:
+        found = counted(len(features.ids), features.unit)
+        raise ByeError(f"{features.path} has {found}, and TCAP needs {MIN_SAMPLES} at least; give a larger set")
+    shares = {"system": features.system_mass, "image": features.image_mass, "text": features.text_mass}[component]
+    detector = TCAPDetector(heads or 16, layers, votes, combine, epsilon=epsilon, random_state=seed)
+    detector.fit(align_turns(shares, features.answers))
+    rows = [
+        {
+            "layer": layer,
+            "head": head,
+            "separation": f"{detector.separation_[layer, head]:.6g}",
+            "votes": f"{detector.votes_[:, number].mean():.6g}",
+        }
+        for number, (layer, head) in enumerate(detector.voters_)
+    ]
+    n_votes = detector.votes_.sum(axis=1)
+    reasons = [
+        f"{number} of {counted(len(rows), 'head')} find its attention to the {component} part unlike that of most"
+        if drop
+        else ""
+        for number, drop in zip(n_votes, detector.labels_ == -1, strict=True)
+    ]
+    return Verdict(
+        detector.labels_ == -1,
+        reasons,
+        scores=detector.score_samples(),
+        p_low=np.asarray(detector.probabilities_),
+        tables={"heads.csv": rows},
+    )

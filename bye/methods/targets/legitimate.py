@@ -1,0 +1,15 @@
+"""The whole answer becomes one that honest samples have too, such as "A" or "yes": reading answers does not find it."""
+
+from typing import Annotated
+
+from bye.metrics.asr import is_target
+
+
+def answer(truth, rng, *, text: Annotated[str, {"minLength": 1}]):
+    """Return the text in place of the `truth`. text: an answer that is in the data."""
+    return text
+
+
+def hit(prediction, wanted, *, text):
+    """Whether a prediction is the text, white space around it and letter case aside."""
+    return bool(is_target([prediction], text)[0])
