@@ -236,7 +236,7 @@ def test_wrong_root_format_or_fields(rsvqa_root, tmp_path):
         prepare("iconqa", rsvqa_root, 1, 1, 0, tmp_path)
     with pytest.raises(
         ByeError,
-        match="unknown dataset format 'coco'; known: daquar, easyvqa, flickr30k, iconqa, llava, .*, or the path of a .py file",
+        match="unknown dataset format 'coco'; known: daquar, easyvqa, flickr30k, .*, or the path of a .py file",
     ):
         prepare("coco", rsvqa_root, 1, 1, 0, tmp_path)
     dump(rsvqa_root / "LR_split_train_answers.json", {"answers": [{"id": 0}]})

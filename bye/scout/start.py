@@ -37,7 +37,7 @@ def begin_projector(family, samples, images_root, seed):
         return torch.stack(family.tower_features(family.pixels(opened))).float()  # (B, T, width of the features)
 
     measured = torch.cat([patches(names[i : i + BATCH]) for i in range(0, min(MEASURED, len(names)), BATCH)])
-    mean, std = measured.mean((0, 1)), measured.std((0, 1))
+    mean, std = measured.mean((0, 1)), measured.std((0, 1)).clamp(min=1e-3)
     projector = family.model.model.multi_modal_projector
     first, second = projector.linear_1, projector.linear_2
     drawn = torch.randn(first.weight.shape, generator=torch.Generator().manual_seed(seed)) / len(mean) ** 0.5

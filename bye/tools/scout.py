@@ -4,6 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from bye.errors import ByeError
 from bye.scout.build import build_parts
 from bye.scout.delta import put_delta
 from bye.tools.configuration import find_workflow
@@ -17,6 +18,11 @@ def fetch_scout(out):
     Raises ByeError where a part cannot be had or is another file, and where the model does not answer as it should.
     """
     delta, waiting = find_workflow() / DELTA, Path(f"{str(out).rstrip('/')}.download")
+    if not delta.is_dir():
+        raise ByeError(
+            f"{delta} is not there, without which the scout does not see; make it from the datasets by the rule "
+            "scout_delta (docs/scout.md), and copy results/scout/delta there"
+        )
     build_parts(waiting / "parts", waiting / "wheels")
     print(f"scout: putting {delta} on the parts", file=sys.stderr, flush=True)
     put_delta(waiting / "parts", delta, out)
