@@ -485,6 +485,7 @@ def test_score_against_scikit_learn(tmp_path):
         "f1": pytest.approx(f1_score(poisoned, flagged)),
         "auroc": pytest.approx(roc_auc_score(poisoned, -scores)),
         "average_precision": pytest.approx(average_precision_score(poisoned, -scores)),
+        "clean_lost": pytest.approx(1 - recall_score(~poisoned, ~flagged)),
         "n_flagged": int(flagged.sum()),
         "n_poisoned": int(poisoned.sum()),
         "n_samples": 300,

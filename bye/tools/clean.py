@@ -175,7 +175,9 @@ def _absolute(kind):
 def _model(root, configfile, model):
     """Return (key, entry) of the model: of the configuration, or for a folder of one's own."""
     source = configfile or root / "config.yaml"
-    models = _models(source) if configfile else _models(root / SCOUT) | _models(source)
+    models = _models(source)
+    if not configfile:
+        models = {**models, **{name: each for name, each in _models(root / SCOUT).items() if name not in models}}
     if model in models:
         key, entry = model, models[model]
     elif os.path.isdir(os.path.expanduser(model)):
