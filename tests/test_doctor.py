@@ -338,7 +338,7 @@ def test_a_scout_first_is_priced_for_large_models():
     seconds = {"fine-tune": 3600.0, "attention": 400.0, "evaluation": 1.0}
     itself, scout = budget.ways_to_clean(large, seconds, 10_000, 60, rate=1e14)
     assert itself == 2 * 3600 + 400
-    forward = 181 * (2 * 106_203_840 + 2 * 181 * 576 * 30)
+    forward = 181 * (2 * 106_202_880 + 2 * 181 * 576 * 30)
     image = 2 * 22_000_000 * 121
     assert scout - 3600 == pytest.approx(10_000 * (3 * 2 * forward + image + forward + image) / 1e14)
     assert budget.ways_to_clean(budget.SCOUT, seconds, 10_000, 60, rate=1e14) is None

@@ -54,7 +54,7 @@ def test_a_folder_of_another_model_is_refused(root, tmp_path):
 
 
 @EVERY
-def test_lora_and_the_projector_in_full(root, family, tmp_path):
+def test_lora_and_the_projector_in_full(root, family, tmp_path, capsys):
     out, log = tmp_path / "tuned", tmp_path / "loss.csv"
     options = {"epochs": 4, "learning_rate": 1e-2, "threads": 1, "tuning": "lora_and_projector", "lora_rank": 2}
     finetune(root / family, root / "samples.json", root, out, log, **options)
@@ -64,11 +64,12 @@ def test_lora_and_the_projector_in_full(root, family, tmp_path):
     base = load_model(root / family)
     before, saved = dict(base.model.named_parameters()), load_file(out / "non_lora_trainables.safetensors")
     names = {name for name, each in before.items() if any(each is own for own in base.projector_parameters())}
-    assert set(saved) == names
+    assert set(saved) == {f"base_model.model.{name}" for name in names}
     loaded = load_model(root / family, out, tuning="lora_and_projector")
     after = dict(loaded.model.named_parameters())
     changed = {name for name in before if not torch.equal(after[name], before[name])}
-    assert all(torch.equal(after[name], saved[name]) for name in names) and names <= changed
+    assert "converted" not in capsys.readouterr().err
+    assert all(torch.equal(after[name], saved[f"base_model.model.{name}"]) for name in names) and names <= changed
     assert any(".q_proj." in name for name in changed - names)
     assert all(".language_model.layers." in name for name in changed - names)
 

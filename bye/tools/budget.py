@@ -102,7 +102,7 @@ class Sizes:
 
 
 # The scout (docs/scout.md), as config/scout.yaml fine-tunes it: its sizes and epochs.
-SCOUT = Sizes(157_000_000, 106_203_840, 22_000_000, 0, width=576, mlp=1536, keys=192, layers=30, patches=121)
+SCOUT = Sizes(157_000_000, 106_202_880, 22_000_000, 0, width=576, mlp=1536, keys=192, layers=30, patches=121)
 SCOUT_EPOCHS = 3
 LARGE = 5  # times the scout's parameters: of a model that is worth a scout
 

@@ -2,7 +2,7 @@
 arXiv:2310.03744).
 
 Saved as there: a PEFT adapter folder, and beside it the projector's weights in non_lora_trainables.safetensors, with
-the names that they have in the model.
+the names that they have in the model, behind PEFT's prefix.
 """
 
 from typing import Annotated, Literal
@@ -37,9 +37,9 @@ def attach(
 def save(adapted, folder):
     """Write the adapter and the projector into a folder."""
     lora.save(adapted, folder)
-    own = adapted.base_model.model.named_parameters()
-    weights = {name: each.detach().cpu() for name, each in own if each.requires_grad and ".lora_" not in name}
-    save_file(weights, folder / f"{BESIDE}.safetensors")
+    trained = {name: each.detach().cpu() for name, each in adapted.named_parameters() if each.requires_grad}
+    own = {name: each for name, each in trained.items() if ".lora_" not in name}
+    save_file(own, folder / f"{BESIDE}.safetensors")
 
 
 def check(family, folder):
