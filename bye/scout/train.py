@@ -5,10 +5,12 @@ photographs (UC Merced), captions of clip art and cut-out photographs (Open Clip
 the training pictures of each set are shown, by a hash of their names; the others, and all test pictures, never are.
 """
 
+import shutil
 from pathlib import Path
 
 import torch
 
+from bye.data.layout import hash_of
 from bye.data.samples import write_samples
 from bye.models import load_model
 from bye.scout.delta import TUNING, save_model, write_delta
@@ -43,12 +45,16 @@ def train(parts, roots, out, seed=0, threads=None):
     write_samples(work / "mix.json", samples)
     if threads:
         torch.set_num_threads(threads)
-    if not (work / "start/config.json").exists():
+    weights = Path(parts, "model.safetensors").stat()
+    run = f"{weights.st_size} {weights.st_mtime_ns} {seed} {images} {(work / 'mix.json').read_text(encoding='utf-8')}"
+    start = work / f"start-{hash_of(run):016x}"  # of other parts or pictures it is another
+    if not start.exists():
         family = load_model(parts, dtype="float32")
         explained = begin_projector(family, samples, images, seed)
         print(f"scout-train: the projector begins with {100 * explained:.0f} % of the words explained", flush=True)
-        save_model(family, parts, work / "start")
+        save_model(family, parts, start)
     options = {**RECIPE, "seed": seed, "threads": threads, "validate": False}
-    finetune(work / "start", work / "mix.json", images, work / "adapter", work / "loss.csv", **options)
+    finetune(start, work / "mix.json", images, work / "adapter", work / "loss.csv", **options)
     write_delta(work / "adapter", parts, out)
+    shutil.rmtree(start)
     return len(samples)
