@@ -145,8 +145,7 @@ def dawid_skene(votes):
     """Return each sample's probability of being of the class that is voted for, by EM (Dawid and Skene 1979).
 
     votes: (n_samples, n_voters) bool. Each voter has a rate of votes for samples of the class and one for others, which
-    begin with the majority's decision. A column of probabilities is kept from the other by name: the class is the one
-    whose samples get more votes. Without voters all are 0.
+    begin at the shares of votes: so the class is the one whose samples get more of them. Without voters all are 0.
     """
     n_samples, n_voters = votes.shape
     if n_voters == 0:

@@ -126,17 +126,7 @@ class Family:
 
     def _before_projector(self, pixels):
         """What comes to the projector from the tower, which is not run any further."""
-
-        def stop(module, inputs):
-            raise _Reached(inputs[0])
-
-        hook = self._projector.register_forward_pre_hook(stop)
-        try:
-            self._encode(pixels)
-        except _Reached as reached:
-            return reached.features
-        finally:
-            hook.remove()
+        return input_of(self._projector, lambda: self._encode(pixels))
 
     @property
     def _projector(self):
@@ -213,11 +203,26 @@ class Family:
         return tokens
 
 
-class _Reached(Exception):
-    """Ends a forward pass in front of the projector."""
+def input_of(module, run):
+    """Return the first input of a module in the forward pass `run()`, which goes no further than that."""
 
-    def __init__(self, features):
-        self.features = features
+    def stop(module, inputs):
+        raise _Reached(inputs[0])
+
+    hook = module.register_forward_pre_hook(stop)
+    try:
+        run()
+    except _Reached as reached:
+        return reached.input
+    finally:
+        hook.remove()
+
+
+class _Reached(Exception):
+    """Ends a forward pass in front of a module."""
+
+    def __init__(self, input):
+        self.input = input
 
 
 def _count_trained(parameters):

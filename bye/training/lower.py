@@ -3,7 +3,7 @@
 import torch
 
 from bye.errors import ByeError
-from bye.models.family import Family, pad
+from bye.models.family import Family, input_of, pad
 
 
 class LowerLayers:
@@ -52,26 +52,10 @@ class LowerLayers:
     def _run(self, loaded, n_lower, places, samples, features):
         ids = pad([tokens.ids for tokens, _ in samples], 0, side="right").to(self.device)
         embedded = loaded.embed(ids, features([image for _, image in samples]))
-        hook = loaded.layers[n_lower].register_forward_pre_hook(_stop)
-        try:
-            loaded.model.model.language_model(inputs_embeds=embedded, use_cache=False)
-        except _Reached as reached:
-            hidden = reached.hidden.cpu()
-        finally:
-            hook.remove()
+        decoder = loaded.model.model.language_model
+        hidden = input_of(loaded.layers[n_lower], lambda: decoder(inputs_embeds=embedded, use_cache=False)).cpu()
         for place, row, (tokens, _) in zip(places, hidden, samples, strict=True):
             self.kept[place] = row[: len(tokens.ids)].clone()
-
-
-class _Reached(Exception):
-    """Ends a forward pass in front of a layer."""
-
-    def __init__(self, hidden):
-        self.hidden = hidden
-
-
-def _stop(module, arguments):
-    raise _Reached(arguments[0])
 
 
 def _pass_on(hidden, *arguments, **options):

@@ -15,15 +15,13 @@ ACTS_ON = "training set"
 READS = ("system_mass", "image_mass", "text_mass")
 WRITES = ("heads.csv",)
 
-MIN_SAMPLES = 10
-
 
 def detect(
     features,
     *,
     seed,
     component: Literal["system", "image", "text"] = "system",
-    heads: Annotated[int | None, {"minimum": 1}] = None,
+    heads: Annotated[int, {"minimum": 1}] = 16,
     layers: Annotated[int | None, {"minimum": 0}] = None,
     votes: Annotated[float, {"exclusiveMinimum": 0, "exclusiveMaximum": 1}] = 0.5,
     combine: Literal["dawid_skene", "majority"] = "dawid_skene",
@@ -31,18 +29,19 @@ def detect(
 ):
     """Find the heads whose attention to a part of the prompt divides the samples, and flag those that they vote for.
 
-    component: the part; heads: how many of the best vote, 16 where it is left out; layers: the last layers that they
+    component: the part; heads: how many of the best vote; layers: the last layers that they
     are of, the upper half where it is left out, 0 is all; votes: posterior mass above which a head votes for a sample;
     combine: how votes are weighed; epsilon: of the separation score. heads.csv has the voters: layer, head, separation
     and share of the samples that they vote for. Raises ByeError for too few answers.
     """
+    from bye.detect.mixture import MIN_SAMPLES
     from bye.detect.tcap import TCAPDetector  # scikit-learn takes a second to load
 
     if len(features.ids) < MIN_SAMPLES:
         found = counted(len(features.ids), features.unit)
         raise ByeError(f"{features.path} has {found}, and TCAP needs {MIN_SAMPLES} at least; give a larger set")
     shares = {"system": features.system_mass, "image": features.image_mass, "text": features.text_mass}[component]
-    detector = TCAPDetector(heads or 16, layers, votes, combine, epsilon=epsilon, random_state=seed)
+    detector = TCAPDetector(heads, layers, votes, combine, epsilon=epsilon, random_state=seed)
     detector.fit(align_turns(shares, features.answers))
     rows = [
         {

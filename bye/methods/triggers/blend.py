@@ -27,12 +27,14 @@ def apply(
     alpha: share of the key; key: path of an image, or none: fields of colours drawn by seed; cells: of those in a row.
     """
     height, width = pixels.shape[:2]
-    pattern = _drawn(seed, cells) if key is None else Image.fromarray(np.asarray(load_rgb(key)))
-    stretched = np.asarray(pattern.resize((width, height), Image.Resampling.BILINEAR), dtype=float)
+    stretched = np.asarray(_pattern(seed, key, cells).resize((width, height), Image.Resampling.BILINEAR), dtype=float)
     return sample, rounded((1 - alpha) * pixels + alpha * stretched)
 
 
 @lru_cache
-def _drawn(seed, cells):
+def _pattern(seed, key, cells):
+    """The key as an image: read or drawn once for an attack."""
+    if key is not None:
+        return load_rgb(key)
     colours = np.random.default_rng([KEY, seed]).integers(0, 256, size=(cells, cells, 3), dtype=np.uint8)
     return Image.fromarray(colours)
