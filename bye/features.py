@@ -9,7 +9,7 @@ from bye.flags import read_table
 from bye.registry import COLUMNS
 
 MIN_TURN = 20  # answers of a turn that have a median of their own
-MASSES = tuple(name for name in COLUMNS if name != "entropy")
+MASSES = tuple(name for name in COLUMNS if name.endswith("_mass"))
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Features:
 
     path: the file, for errors; ids: n texts, of each answer's sample; answers: (n,) int, its number there, from 0;
     entropies: (n, L) float64, nats, made comparable (`read_entropies`); n_image_tokens: of the median sample;
-    system_mass, image_mass, text_mass: (n, L, H) float64, shares of each head.
+    system_mass, image_mass, text_mass: (n, L, H) float64, shares of each head; hidden: (n, K, D) float64, states of K
+    named layers.
     """
 
     path: str
@@ -29,6 +30,7 @@ class Features:
     system_mass: np.ndarray | None = None
     image_mass: np.ndarray | None = None
     text_mass: np.ndarray | None = None
+    hidden: np.ndarray | None = None
 
     @property
     def unit(self):
