@@ -109,7 +109,7 @@ SORTS = {
             "defences",
             "kind",
             optional=("passes",),
-            constants={"ACTS_ON": "training set", "READS": (), "WRITES": (), "FOLDERS": {}},
+            constants={"ACTS_ON": "training set", "READS": (), "WRITES": (), "FOLDERS": {}, "TOLD": ()},
         ),
         Sort("trigger", "triggers", "trigger", ("apply",)),
         Sort("target", "targets", "target", ("answer", "hit")),
@@ -276,8 +276,9 @@ def _read(sort, kind, path, changed):
     _check_functions(path, sort, functions)
     if sort == "defence" and names:
         _check_given(path, functions[names[0]], constants["READS"])
-        for setting in set(constants["FOLDERS"]) - set(functions[names[0]].settings):
-            raise ByeError(f"{path}: FOLDERS names {setting!r}, which is no setting; correct it")
+        for constant in ("FOLDERS", "TOLD"):
+            for setting in set(constants[constant]) - set(functions[names[0]].settings):
+                raise ByeError(f"{path}: {constant} names {setting!r}, which is no setting; correct it")
     return Method(wanted, kind, path, functions, constants, ast.get_docstring(tree) or "")
 
 

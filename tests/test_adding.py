@@ -156,6 +156,7 @@ READS = "READS = ('entropy',)\n"
         ("ACTS_ON = 'generation'\ndef guard(*, seed): ...", "guard is given no seed"),
         ("READS = tuple(['entropy'])\ndef detect(features): ...", "READS is no literal"),
         ("FOLDERS = {'model_of_mine': 'a.json'}\nREADS = ('entropy',)\ndef detect(features): ...", "is no setting"),
+        ("TOLD = ('rate',)\nREADS = ('entropy',)\ndef detect(features): ...", "TOLD names 'rate', which is no setting"),
         (READS + "def detect(features, *, batch_size: int = 1): ...", "name of an option of the suite"),
         (READS + "def detect(features, *, cut): ...", "setting cut has no type"),
         (READS + "def detect(features, *, cut=[1, 2]): ...", "setting cut has no type"),

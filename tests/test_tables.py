@@ -344,3 +344,22 @@ def test_table8_measures_both_beside_the_papers_aspects(tmp_path, monkeypatch):
     assert (rows[5]["sentinet"], rows[5]["bye"]) == ("300 clean samples", "none")
     assert (rows[-2]["aspect"], rows[-2]["bye"]) == ("F1 (%)", "85.00")
     assert (rows[-1]["sentinet"], rows[-1]["bye"]) == ("50", "5")
+
+
+def test_what_a_defence_is_told_of_the_poison_is_a_setting_that_its_file_names(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "READS = ('samples', 'reference')\nTOLD = ('rate',)\n"
+        "def detect(samples, reference, *, rate: float | None = None): ...\n"
+    )
+    mine = {"kind": str(tmp_path / "mine.py")}
+    reference = tmp_path / "scienceqa/s0/test.json"
+    reference.parent.mkdir(parents=True)
+    reference.write_text(json.dumps([{"id": 1}, {"id": 2}]))
+    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")) | {"seeds": [0]}
+    config["defences"] = {"asked": mine | {"rate": 0.05}, "ranks": mine, "oracle": {"kind": "oracle"}}
+    columns = ["method", "told"]
+    config["tables"] = {"told": shipped_entry("table1", models=["llava-mini"], datasets=["scienceqa"])}
+    config["tables"]["told"] |= {"defences": ["asked", "ranks", "oracle"], "columns": columns, "best": {}}
+    table(definition(config, "told"), tmp_path / "told.csv", [], reference=[reference])
+    told = {row["method"]: row["told"] for row in rows_of(tmp_path / "told.csv")}
+    assert told == {"asked": "2 clean samples, rate 0.05", "ranks": "2 clean samples", "oracle": "the labels"}

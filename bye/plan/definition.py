@@ -27,6 +27,8 @@ def definition(config, name):
         told["rates"] = {cell.attack: rate_of(config, cell.attack) for cell in runs}
     if shown & {"note", "told"} or "best" in entry:
         told["reads"] = {key: sorted(method_of(config, key).reads) for key in distinct(cell.defence for cell in runs)}
+    if "told" in shown:
+        told["told"] = {key: _told(config, key) for key in distinct(cell.defence for cell in runs)}
     if "seconds" in shown:
         told["benchmarks"] = {}
         for cell in runs:
@@ -35,6 +37,13 @@ def definition(config, name):
     if shown & set(PAPER) or entry.get("paper", {}).get("facts"):
         told["paper"] = _paper(config, entry, runs)
     return told
+
+
+def _told(config, defence):
+    """The settings by which a defence is told something about the poison, as texts; those that are left out are not."""
+    method, given = method_of(config, defence), config["defences"][defence]
+    values = {name: given.get(name, method.settings[name].default) for name in method.told}
+    return [f"{name} {value}" for name, value in values.items() if value is not None]
 
 
 def benchmarks(config, cell):

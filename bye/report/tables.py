@@ -132,7 +132,8 @@ class Cells:
             if "labels" in reads:
                 return "the labels"
             clean = len(read_written(self.reference[key["dataset"]])) if "reference" in reads else 0
-            return f"{clean} clean samples" if clean else "none"
+            told = [*([f"{clean} clean samples"] if clean else []), *self.entry["told"][key["defence"]]]
+            return ", ".join(told) or "none"
         if column == SECONDS:
             spent = sum(_seconds(path) for path in self.entry["benchmarks"]["/".join(key.values())])
             samples = sum(len(content["flagged"]) for content in self._contents("flags.parquet", ("flagged",), key))
