@@ -43,6 +43,13 @@ class Features:
         return number_samples(self.ids)
 
 
+def check_enough(features, method, least=10):
+    """Raise ByeError where there are too few answers for a method, by its name."""
+    if len(features.ids) < least:
+        found = counted(len(features.ids), features.unit)
+        raise ByeError(f"{features.path} has {found}, and {method} needs {least} at least; give a larger set")
+
+
 def number_samples(ids):
     """Return (n,) int, the number of each row's sample, in the order in which its ids occur first."""
     number_of = {name: number for number, name in enumerate(dict.fromkeys(ids))}

@@ -151,6 +151,7 @@ FILES = {
                     "JSON, of the kind `bye`: rule, tau, layers, clustering, sensitive_layers, cut (nats), mixture",
                 ),
                 ("sentinet", "JSON, of the kind `sentinet`: boundary, margin, hosts"),
+                ("activation_clustering", "JSON, of that kind: share of the smaller cluster, silhouette (or null)"),
             ),
             tuple((f"the kind `{kind}`", further) for kind, further in FLAGS_OF_KIND.items()),
         ),

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from bye.errors import ByeError, counted
-from bye.features import align_turns
+from bye.errors import counted
+from bye.features import align_turns, check_enough
 from bye.flags import Verdict
 
 ACTS_ON = "training set"
@@ -37,9 +37,7 @@ def detect(
     from bye.detect.mixture import MIN_SAMPLES
     from bye.detect.tcap import TCAPDetector  # scikit-learn takes a second to load
 
-    if len(features.ids) < MIN_SAMPLES:
-        found = counted(len(features.ids), features.unit)
-        raise ByeError(f"{features.path} has {found}, and TCAP needs {MIN_SAMPLES} at least; give a larger set")
+    check_enough(features, "TCAP", MIN_SAMPLES)
     shares = {"system": features.system_mass, "image": features.image_mass, "text": features.text_mass}[component]
     detector = TCAPDetector(heads, layers, votes, combine, epsilon=epsilon, random_state=seed)
     detector.fit(align_turns(shares, features.answers))
