@@ -152,6 +152,7 @@ FILES = {
                 ),
                 ("sentinet", "JSON, of the kind `sentinet`: boundary, margin, hosts"),
                 ("activation_clustering", "JSON, of that kind: share of the smaller cluster, silhouette (or null)"),
+                ("graceful", "JSON, of that kind: share of the smaller cluster"),
             ),
             tuple((f"the kind `{kind}`", further) for kind, further in FLAGS_OF_KIND.items()),
         ),
