@@ -151,6 +151,7 @@ FILES = {
                     "JSON, of the kind `bye`: rule, tau, layers, clustering, sensitive_layers, cut (nats), mixture",
                 ),
                 ("sentinet", "JSON, of the kind `sentinet`: boundary, margin, hosts"),
+                ("answer_novelty", "JSON, of that kind: a list of the flagged groups: answer, count, excess"),
                 ("activation_clustering", "JSON, of that kind: share of the smaller cluster, silhouette (or null)"),
                 ("graceful", "JSON, of that kind: share of the smaller cluster"),
             ),
