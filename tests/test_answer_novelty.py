@@ -164,11 +164,12 @@ def test_excess_by_hand():
 
 def test_what_binds_an_answer_to_a_kind_of_question():
     answers, questions, _ = make(ranges, 600)
-    asked, groups = Questions(questions), {key: Group(key, places) for key, places in group(answers)}
+    asked, groups = Questions(questions, 0), {key: Group(key, places) for key, places in group(answers)}
     assert asked.binds(groups["more than 10"]) and asked.binds(groups["rural"]) and asked.binds(groups["yes"])
+    assert not Questions(["What is it?"] * 600, 0).binds(groups["rural"])  # there is but one kind
     assert asked.naming(groups["rural"]) == 1 and asked.naming(groups["yes"]) == 0
     answers, questions, _ = make(ranges, 600, 0.1)
-    assert not Questions(questions).binds(Group("backdoor attack", dict(group(answers))["backdoor attack"]))
+    assert not Questions(questions, 0).binds(Group("backdoor attack", dict(group(answers))["backdoor attack"]))
     with pytest.raises(ValueError, match="there are 2 answers and 1 questions"):
         AnswerNovelty().fit(["a", "b"], ["c"])
 

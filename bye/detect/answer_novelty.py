@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy.stats import binom, poisson
+from scipy.stats import poisson
 from sklearn.base import BaseEstimator, OutlierMixin
 
 from bye.detect.answer_groups import WORD, group, normalised
@@ -16,7 +16,7 @@ START, END = "<start>", "<end>"
 COMMON = (0.1, 0.9)  # a word of so large a share of the questions tells kinds of questions apart
 FLOOR = 1.0  # nats: groups that differ by less are alike
 MANY = 1000  # groups, of which one more or less does not matter; of more, so many are looked at
-MISSING = 1e-3  # probability of so few questions with a word, from which on it is missing
+DRAWS, BOUND, SEVERAL = 999, 0.005, 200  # of the test whether an answer is bound to kinds of questions
 
 
 @dataclass
@@ -47,7 +47,7 @@ class AnswerNovelty(OutlierMixin, BaseEstimator):
       digits, which punctuation), one after another, plus that of its words;
     - it is repeated beyond chance: so many answers are improbable, were texts made at random as the others are;
     - its questions do not name it, as they name options; and
-    - it answers all kinds of questions: no common word is missing from its questions, as it would be from those of an
+    - it answers all kinds of questions: their common words are all in its questions too, as they are not in those of an
       honest answer to one kind.
 
     All of it is ours. It cannot see what has the form of honest answers (a target "yes"), what is never the same (a
@@ -65,6 +65,8 @@ class AnswerNovelty(OutlierMixin, BaseEstimator):
         Nats, and robust deviations, above the other groups.
     alpha : float, default=0.01
         Probability that chance repeats some text of the set as often.
+    random_state : int, default=0
+        Seed of the draws that tell whether questions are of all kinds.
 
     Attributes
     ----------
@@ -76,12 +78,13 @@ class AnswerNovelty(OutlierMixin, BaseEstimator):
         -1 for flagged answers, 1 for the others.
     """
 
-    def __init__(self, least=5, share=0.002, largest=0.35, cut=3.0, alpha=0.01):
+    def __init__(self, least=5, share=0.002, largest=0.35, cut=3.0, alpha=0.01, random_state=0):
         self.least = least
         self.share = share
         self.largest = largest
         self.cut = cut
         self.alpha = alpha
+        self.random_state = random_state
 
     def fit(self, answers, questions):
         """Fit to n_answers texts and their questions, as many. Raises ValueError where there are not."""
@@ -94,7 +97,7 @@ class AnswerNovelty(OutlierMixin, BaseEstimator):
         self.scores_, self.labels_ = np.zeros(n), np.ones(n, dtype=int)
         some = np.linspace(0, len(groups) - 1, min(len(groups), MANY)).astype(int)  # of any size
         usual = np.array([forms.surprisal(number)[0] for number in some])
-        asked = Questions(questions)
+        asked = Questions(questions, self.random_state)
         for number, each in enumerate(self.groups_):
             size, others = len(each.answers), usual[some != number]
             if size < self.share * n or size > self.largest * n or not len(others):
@@ -196,10 +199,10 @@ def excess(value, others):
 
 
 class Questions:
-    """The questions of all answers, as texts; their words are counted when they are first needed."""
+    """The questions of all answers, as texts; which common words they have is found out when it is first needed."""
 
-    def __init__(self, questions):
-        self.questions, self.known, self.counts = questions, {}, None
+    def __init__(self, questions, random_state):
+        self.questions, self.random_state, self.has = questions, random_state, None
 
     def naming(self, group):
         """Return the share of a group's questions that have its text as words in them."""
@@ -207,22 +210,28 @@ class Questions:
         return float(np.mean(named))
 
     def binds(self, group):
-        """Return whether a word that many questions have is missing from those of a group: half as frequent or less.
+        """Return whether common words are missing from a group's questions, as they are not from as many drawn ones.
 
-        That few questions had it by chance must be less probable than MISSING, divided by the number of such words.
+        How many are there: the share of all questions that have a word, or of the group's if that is lower, summed over
+        the words. What only the group's questions have, such as a trigger, does not count. A permutation test: of DRAWS
+        draws, fewer than BOUND have no more. Of a large group SEVERAL are looked at.
         """
-        if self.counts is None:
-            self.counts = Counter(word for question in self.questions for word in self._words(question))
-        size, rest = len(group.answers), len(self.questions) - len(group.answers)
-        own = Counter(word for place in group.answers for word in self._words(self.questions[place]))
-        shares = {word: (count - own[word]) / rest for word, count in self.counts.items()}
-        common = {word: share for word, share in shares.items() if COMMON[0] <= share <= COMMON[1]}
-        return any(
-            own[word] <= size * share / 2 and binom.cdf(own[word], size, share) * len(common) < MISSING
-            for word, share in common.items()
-        )
+        if self.has is None:
+            self.has = self._common()
+        n, size = len(self.questions), min(len(group.answers), SEVERAL)
+        usual = self.has.mean(axis=0)  # (n_words,)
+        own = np.array(group.answers)[np.linspace(0, len(group.answers) - 1, size).astype(int)]
+        there = np.minimum(self.has[own].mean(axis=0), usual).sum()
+        rng = np.random.default_rng(self.random_state)
+        drawn = (self.has[rng.choice(n, size, replace=False)].mean(axis=0) for _ in range(DRAWS))
+        as_few = sum(np.minimum(shares, usual).sum() <= there + 1e-9 for shares in drawn)
+        return bool((1 + as_few) / (1 + DRAWS) < BOUND)
 
-    def _words(self, question):
-        if question not in self.known:
-            self.known[question] = frozenset(WORD.findall(question.casefold()))
-        return self.known[question]
+    def _common(self):
+        """Which questions have which of the common words: (n_questions, n_words) bool."""
+        words = {question: frozenset(WORD.findall(question.casefold())) for question in set(self.questions)}
+        counts = Counter(word for question in self.questions for word in words[question])
+        low, high = (share * len(self.questions) for share in COMMON)
+        common = sorted(word for word, count in counts.items() if low <= count <= high)
+        rows = {question: [word in found for word in common] for question, found in words.items()}
+        return np.array([rows[question] for question in self.questions], dtype=bool)

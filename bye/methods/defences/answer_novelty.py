@@ -18,6 +18,7 @@ READS = ("samples",)
 def detect(
     samples,
     *,
+    seed,
     least: Annotated[int, {"minimum": 2}] = 5,
     share: Annotated[float, {"minimum": 0, "maximum": 1}] = 0.002,
     largest: Annotated[float, {"exclusiveMinimum": 0, "maximum": 1}] = 0.35,
@@ -26,17 +27,17 @@ def detect(
 ):
     """Flag the samples with an answer that is repeated beyond chance, foreign in form, and not what was asked for.
 
-    samples: the training set; least: equal answers that are a group; share: of all answers that it has at least;
-    largest: share that it has at most; cut: nats a token, and robust deviations, by which its form surprises more than
-    that of others; alpha: probability that chance repeats a text as often. Its metadata hold the flagged groups
-    (answer, count, excess) as JSON under "answer_novelty".
+    samples: the training set; seed: of the test whether questions are of all kinds; least: equal answers that are a
+    group; share: of all answers that it has at least; largest: share that it has at most; cut: nats a token, and robust
+    deviations, by which its form surprises more than that of others; alpha: probability that chance repeats a text as
+    often. Its metadata hold the flagged groups (answer, count, excess) as JSON under "answer_novelty".
     """
     from bye.detect.answer_novelty import AnswerNovelty  # scikit-learn takes a second to load
 
     turns = [turns_of(entry) for entry in samples.entries]
     sample_of = np.repeat(np.arange(len(turns)), [len(each) for each in turns])  # (n_answers,)
     questions, answers = ([turn[part] for each in turns for turn in each] for part in (0, 1))
-    detector = AnswerNovelty(least, share, largest, cut, alpha).fit(answers, questions)
+    detector = AnswerNovelty(least, share, largest, cut, alpha, seed).fit(answers, questions)
     scores, reasons = np.zeros(len(turns)), [""] * len(turns)
     np.minimum.at(scores, sample_of, detector.scores_)
     found = [each for each in detector.groups_ if detector.labels_[each.answers[0]] == -1]
