@@ -3,12 +3,14 @@
 import json
 import secrets
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
 from bye.errors import ByeError
 
+REMEMBERED = 256  # prompts; the questions of a training set repeat
 SYSTEM, IMAGE, TEXT, ANSWER = range(4)  # the role of a token; role tags and special tokens are SYSTEM
 
 
@@ -29,6 +31,17 @@ class Tokens:
         """How many tokens come before the first answer."""
         return int(self.places[0]) + 1
 
+    def answer_tokens(self):
+        """Of the tokens of all answers, end tokens too: their places (n,), and the number of each one's answer (n,)."""
+        places = np.flatnonzero(self.roles == ANSWER)
+        return places, np.searchsorted(self.places, places) - 1
+
+    @property
+    def n_read(self):
+        """How many tokens the model must read to tell of every answer's tokens: no more than those before the last."""
+        places, answers = self.answer_tokens()
+        return int(places[-1]) if len(places) and answers[-1] == len(self.places) - 1 else len(self.ids)
+
 
 class PromptEncoder:
     """Encode conversations with the chat template of a checkpoint.
@@ -46,6 +59,7 @@ class PromptEncoder:
     def __init__(self, tokenizer, template, image_token, image_tokens):
         self.tokenizer, self.template = tokenizer, template
         self.image_token, self.image_tokens = image_token, image_tokens
+        self.first_prompt = lru_cache(REMEMBERED)(self.prompt)
         self.placeholder_id = tokenizer.convert_tokens_to_ids(image_token)
         self._hide_special_tokens(image_token)
         with_special, without = (tokenizer("a", add_special_tokens=flag).input_ids for flag in (True, False))
@@ -82,7 +96,7 @@ class PromptEncoder:
 
     def _told(self, texts, size, system):
         """Encode texts, questions and answers in turn; check that all answers can be found in them."""
-        prompt, tokens = self.prompt(texts[0], size, system), self._tokens(texts, size, system)
+        prompt, tokens = self.first_prompt(texts[0], size, system), self._tokens(texts, size, system)
         if not np.array_equal(tokens.ids[: len(prompt.ids)], prompt.ids):
             raise ByeError(f"the answer {texts[1][:40]!r} changes the tokens before it; remove its first character")
         places = np.array([len(prompt.ids) - 1, *tokens.places[1:]])
