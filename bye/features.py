@@ -1,15 +1,14 @@
 """attention.parquet as detectors get it: what one forward pass tells of each answer of the training samples."""
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
 
 from bye.errors import ByeError, counted
 from bye.flags import read_table
-from bye.registry import COLUMNS
 
 MIN_TURN = 20  # answers of a turn that have a median of their own
-MASSES = tuple(name for name in COLUMNS if name.endswith("_mass"))
 
 
 @dataclass(frozen=True)
@@ -18,8 +17,9 @@ class Features:
 
     path: the file, for errors; ids: n texts, of each answer's sample; answers: (n,) int, its number there, from 0;
     entropies: (n, L) float64, nats, made comparable (`read_entropies`); n_image_tokens: of the median sample;
-    system_mass, image_mass, text_mass: (n, L, H) float64, shares of each head; hidden: (n, K, D) float64, states of K
-    named layers.
+    system_mass, image_mass, text_mass: (n, L, H) float64, shares of each head; head_entropy: (n, L, H) float64, nats,
+    made comparable as the entropies are; head_token: (n, L, H) int, the image token most attended to, from 0; hidden:
+    (n, K, D) float64, of K layers; nll: (n,) float64, mean negative log-likelihood of the answer's n_answer_tokens.
     """
 
     path: str
@@ -30,7 +30,11 @@ class Features:
     system_mass: np.ndarray | None = None
     image_mass: np.ndarray | None = None
     text_mass: np.ndarray | None = None
+    head_entropy: np.ndarray | None = None
+    head_token: np.ndarray | None = None
     hidden: np.ndarray | None = None
+    nll: np.ndarray | None = None
+    n_answer_tokens: np.ndarray | None = None
 
     @property
     def unit(self):
@@ -87,18 +91,44 @@ def lowest_of_samples(values, sample_of):
 
 
 def read_features(path, columns):
-    """Return the Features of attention.parquet that `columns` name: "entropy" or one of MASSES. Raises ByeError."""
-    found = {}
+    """Return the Features of attention.parquet that `columns` (of `bye.registry.COLUMNS`) name. Raises ByeError."""
+    found, others = {}, [name for name in columns if name != "entropy"]
     if "entropy" in columns:
         ids, answers, found["entropies"], found["n_image_tokens"] = read_entropies(path)
-    masses = [name for name in columns if name in MASSES]
-    if masses:
-        table = read_table(path, ("id", *masses), prefix=masses[0], of_answers=True)
+    if others:
+        beside = {"head_entropy": ["n_image_tokens"], "nll": ["n_answer_tokens"]}
+        wanted = [*others, *(name for other in others for name in beside.get(other, ()))]
+        table = read_table(path, ("id", *wanted), prefix=wanted[0], of_answers=True)
         ids, answers = table["id"], np.array(table["answer"], dtype=int)
-        shape = [int(table["metadata"][name]) for name in ("n_layers", "n_heads")]
-        for name in masses:
-            found[name] = np.array(table[name], dtype=np.float64).reshape(len(ids), *shape)
+        for name in others:
+            found[name] = _feature(name, table)
+            _check_finite(path, name, found[name], ids)
+        if "head_entropy" in others:
+            factors, _ = _comparable(path, ids, table["n_image_tokens"])
+            found["head_entropy"] *= factors[:, None, None]
+        if "nll" in others:
+            found["n_answer_tokens"] = np.array(table["n_answer_tokens"], dtype=int)
     return Features(str(path), ids, answers, **found)
+
+
+def _feature(name, table):
+    """A column of the table as Features has it."""
+    metadata, values = table["metadata"], np.array(table[name], dtype=int if name == "head_token" else np.float64)
+    if name == "nll":
+        return values
+    if name == "hidden":
+        return values.reshape(-1, len(json.loads(metadata["hidden_layers"])), int(metadata["hidden_size"]))
+    return values.reshape(-1, int(metadata["n_layers"]), int(metadata["n_heads"]))
+
+
+def _check_finite(path, name, values, ids):
+    bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    if bad.any():
+        raise ByeError(
+            f"{path}: {name} of sample {ids[int(bad.argmax())]!r} is not finite ({np.sum(bad)} of "
+            f"{counted(len(ids), unit_of(ids))} have such values); the fine-tune has probably diverged, so check its "
+            "loss and lower the learning rate"
+        )
 
 
 def unit_of(ids):
@@ -129,9 +159,15 @@ def read_entropies(path):
             f"({len(np.unique(bad[:, 0]))} of {counted(len(ids), unit_of(ids))} have such values); the fine-tune has "
             "probably diverged, so check its loss and lower the learning rate"
         )
+    factors, median = _comparable(path, ids, table["n_image_tokens"])
+    return ids, answers, entropies * factors[:, None], median
+
+
+def _comparable(path, ids, tokens):
+    """Return ((n,) factors that make entropies over `tokens` image tokens comparable, tokens of the median sample)."""
     if not ids:
-        return ids, answers, entropies, 0
-    tokens = np.array(table["n_image_tokens"], dtype=np.float64)
+        return np.ones(0), 0
+    tokens = np.array(tokens, dtype=np.float64)
     if tokens.min() < 2:
         raise ByeError(
             f"{path}: sample {ids[tokens.argmin()]!r} has one image token, and attention on one has no entropy; give a "
@@ -139,5 +175,4 @@ def read_entropies(path):
         )
     _, one_of_each = np.unique(ids, return_index=True)
     median = float(np.median(tokens[one_of_each]))
-    factors = np.where(tokens == median, 1.0, np.log(median) / np.log(tokens))
-    return ids, answers, entropies * factors[:, None], median
+    return np.where(tokens == median, 1.0, np.log(median) / np.log(tokens)), median

@@ -82,9 +82,10 @@ def read_labels(path, ids, exact=False):
 def read_table(path, columns, prefix=None, of_answers=False):
     """Return columns of a Parquet file as a dict of lists, with the schema's metadata under the key "metadata".
 
-    All columns are read, or only `columns` and those whose names begin with `prefix`. of_answers: a row is an answer;
-    its number in its sample is read too, from the column `answer`, or is 0 where an older file has none. Raises
-    ByeError if the file cannot be read, lacks one of `columns`, or an id (an answer of it) occurs twice.
+    All columns are read, or only `columns` and those whose names begin with `prefix`. A column of lists of numbers, of
+    one length, is an array (n, length). of_answers: a row is an answer; its number in its sample is read too, from the
+    column `answer`, or is 0 where an older file has none. Raises ByeError if the file cannot be read, lacks one of
+    `columns`, or an id (an answer of it) occurs twice.
     """
     try:
         # ParquetFile, since pyarrow.parquet.read_table loads pandas where it is installed.
@@ -101,7 +102,7 @@ def read_table(path, columns, prefix=None, of_answers=False):
         if name not in present:
             raise ByeError(f"{path} has no column {name!r}; give a file that the suite's own stage wrote")
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    content = table.to_pydict() | {"metadata": metadata}
+    content = {name: _values(table[name]) for name in table.column_names} | {"metadata": metadata}
     if of_answers and "answer" in present:
         if len(set(zip(content["id"], content["answer"], strict=True))) != len(content["id"]):
             raise ByeError(f"{path} holds an answer of a sample twice; make it again")
@@ -109,3 +110,11 @@ def read_table(path, columns, prefix=None, of_answers=False):
     if len(set(content["id"])) != len(content["id"]):
         raise ByeError(f"{path} holds an id twice; ids of samples must differ")
     return content | {"answer": [0] * len(content["id"])} if of_answers else content
+
+
+def _values(column):
+    """A column as a list; where it has lists of numbers, as an array (n, length), for these are many."""
+    if not (pyarrow.types.is_list(column.type) and pyarrow.types.is_primitive(column.type.value_type)):
+        return column.to_pylist()
+    numbers = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return numbers.reshape(len(column), len(numbers) // max(1, len(column)))

@@ -15,6 +15,7 @@ PARQUET_TYPES = {
     "float32": pa.float32(),
     "float64": pa.float64(),
     "list of float32": pa.list_(pa.float32()),
+    "list of int32": pa.list_(pa.int32()),
     "list of string": pa.list_(pa.string()),
 }
 
@@ -105,6 +106,25 @@ ATTENTION = columns(
         "list of float32",
         "the same on the question, and earlier questions and answers; the three add up to 1",
     ),
+    (
+        "head_entropy",
+        "list of float32",
+        "of each head's attention, renormalised over the image tokens, nats, 0 to ln T; layer by layer; ln T of a head "
+        "that attends to none of them",
+    ),
+    (
+        "head_token",
+        "list of int32",
+        "the image token that each head attends to most, by its number from 0, row by row of the grid; layer by layer",
+    ),
+    (
+        "hidden",
+        "list of float32",
+        "the token's hidden states, those of `hidden_layers` one after the other, `hidden_size` numbers each; that of "
+        "the last layer is taken after the final norm",
+    ),
+    ("nll", "float32", "mean negative log-likelihood of the answer's tokens, its end token too, nats"),
+    ("n_answer_tokens", "int32", "how many tokens that are"),
 )
 MAPS = columns(
     ("ids", "string (n,)", "ids of the samples, two clean and two poisoned ones by default; maps are of first answers"),

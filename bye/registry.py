@@ -26,7 +26,7 @@ NO_LITERAL = object()  # value of a constant that only a run of the file would t
 # What a defence may act on, its public function there, and what that may read.
 ACTIONS = {"training set": "detect", "test images": "purifier", "generation": "guard", "nothing": None}
 # What a defence may read: columns of attention.parquet, or one of the others; and the parameter that brings it.
-COLUMNS = ("entropy", "system_mass", "image_mass", "text_mass", "hidden")
+COLUMNS = ("entropy", "system_mass", "image_mass", "text_mass", "head_entropy", "head_token", "hidden", "nll")
 READABLE = {
     **dict.fromkeys(COLUMNS, "features"),
     **{name: name for name in ("samples", "labels", "reference", "model")},

@@ -13,7 +13,7 @@ from tiny_models import TEMPLATES, stock_inputs, write_tiny_model
 from bye.errors import ByeError
 from bye.extraction.attention import extract
 from bye.extraction.maps import example_maps
-from bye.extraction.reductions import Reduction, entropy
+from bye.extraction.reductions import Reduction, averaged, entropy
 from bye.extraction.rows import answer_rows
 from bye.extraction.run import Extracted, check_finite
 from bye.models import load_model
@@ -76,7 +76,7 @@ def whole_rows(loaded, prompts, features, owners=None):
         kept.append(roles)
         return lambda rows: (rows,)
 
-    (rows,) = answer_rows(loaded, prompts, features, whole, owners)
+    (rows,) = answer_rows(loaded, prompts, features, whole, owners).rows
     return rows, kept[0]
 
 
@@ -261,21 +261,31 @@ def test_what_is_kept_of_a_layer_does_not_grow_with_the_number_of_tokens(folders
             seen.append(tuple(rows.shape))
             return super().__call__(rows)
 
-    distribution, entropies, masses = answer_rows(loaded, prompts, features, Watched)
+    distribution, entropies, masses, *of_heads = answer_rows(loaded, prompts, features, Watched).rows
     layers, heads, answers, n = loaded.n_layers, loaded.n_heads, len(TALKS[2]), len(prompts[0].ids)
     assert seen == [(2, ROWS_AT_ONCE, heads, n), (2, answers - ROWS_AT_ONCE, heads, n)] * layers
     assert distribution.shape == (2, 2, layers, (prompts[0].roles == IMAGE).sum())  # of the first row of each part
     assert entropies.shape == (2, answers, layers) and masses.shape == (2, answers, layers, 3, heads)
+    assert [each.shape for each in of_heads] == [(2, answers, layers, heads)] * 2
 
 
 def test_attention_that_is_not_finite_names_the_answer():
     """By hand: of three samples the second has three answers, of which two are not finite."""
-    numbers = np.zeros((5, 2), dtype=np.float32)
-    numbers[[2, 3], 1] = np.nan
     samples, answers = np.array([0, 1, 1, 1, 2]), np.array([0, 0, 1, 2, 0])
-    found = Extracted(samples, answers, np.full(5, 16), numbers, np.zeros((5, 3, 4)), {})
-    with pytest.raises(ByeError, match=r"of 1 sample is not finite \(the first is 'b', answer 2 of 3, layer 1\)"):
-        check_finite(found, ["a", "b", "c"], "m", None)
+    kept = {"entropies": np.zeros((5, 2)), "masses": np.zeros((5, 3, 4)), "head_entropies": np.zeros((5, 4))}
+    kept |= {"hidden": np.zeros((5, 1, 6)), "nll": np.zeros(5)}
+    kinds = {"entropies": "attention", "head_entropies": "attention", "hidden": "hidden state", "nll": "likelihood"}
+    for name, what in kinds.items():
+        numbers = {other: array.copy() for other, array in kept.items()}
+        numbers[name].reshape(5, -1)[[2, 3], -1] = np.nan
+        found = Extracted(
+            samples, answers, np.full(5, 16), np.ones(5), head_tokens=None, hidden_layers=[1], maps={}, **numbers
+        )
+        layer = ", layer 1" if name == "entropies" else ""
+        with pytest.raises(
+            ByeError, match=rf"the {what} of 1 sample is not finite \(the first is 'b', answer 2 of 3{layer}\)"
+        ):
+            check_finite(found, ["a", "b", "c"], "m", None)
 
 
 def test_order_puts_questions_on_one_image_together_and_then_like_lengths():
@@ -334,15 +344,22 @@ def test_stage_writes_what_eager_attention_gives(folders, tmp_path, family, batc
 def test_reductions_on_known_numbers():
     roles = torch.tensor([[0, 1, 1, 2], [0, 1, 1, -1]])
     attention = torch.tensor(
-        [[[[0.1, 0.2, 0.6, 0.1], [0.5, 0.2, 0.0, 0.3]]], [[[0.5, 0.5, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]]]
+        [[[[0.1, 0.2, 0.6, 0.1], [0.5, 0.2, 0.0, 0.3]]], [[[0.5, 0.5, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]]]
     )
-    distribution = Reduction(roles).image_distribution(attention)
+    reduction = Reduction(roles)
+    distribution = averaged(reduction.on_image(attention))
     torch.testing.assert_close(distribution, torch.tensor([[[0.4, 0.6]], [[1.0, 0.0]]], dtype=torch.float64))
     expected = torch.tensor([[0.6730116670], [0.0]], dtype=torch.float64)
     torch.testing.assert_close(entropy(distribution), expected)
-    masses = Reduction(roles).masses_by_role(attention)
+    _, entropies, _, of_heads, tokens = reduction(attention)
+    torch.testing.assert_close(entropies, expected)
+    # by hand: a quarter and three quarters, all on one token twice, and none at all, as if on both alike
+    quarter = 0.25 * np.log(4) + 0.75 * np.log(4 / 3)
+    torch.testing.assert_close(of_heads[:, 0], torch.tensor([[quarter, 0.0], [0.0, np.log(2)]]).float())
+    assert tokens[:, 0].tolist() == [[1, 0], [0, 0]]
+    masses = reduction.masses_by_role(attention)
     torch.testing.assert_close(masses[0, :, 0, 0], torch.tensor([0.1, 0.8, 0.1]))
-    torch.testing.assert_close(masses[1, :, 0, 1], torch.tensor([0.5, 0.5, 0.0]))
+    torch.testing.assert_close(masses[1, :, 0], torch.tensor([[0.5, 1.0], [0.5, 0.0], [0.0, 0.0]]))
 
 
 def test_attention_that_is_not_finite_is_an_error(folders, tmp_path):

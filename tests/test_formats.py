@@ -135,12 +135,24 @@ def test_parquet_files_have_these_columns_and_types(files, name, columns):
 
 def test_ranges_and_metadata_of_attention(files):
     table = pyarrow.parquet.read_table(files / "m/d/badnet/s0/vanilla/attention.parquet")
-    assert table.schema.metadata == {b"n_layers": b"3", b"n_heads": b"4"}
+    assert table.schema.metadata == {
+        b"n_layers": b"3",
+        b"n_heads": b"4",
+        b"hidden_layers": b"[2]",
+        b"hidden_size": b"32",
+        b"hidden_projection": b"none",
+    }
     masses = np.array([table[name].to_pylist() for name in ("system_mass", "image_mass", "text_mass")])
     assert masses.shape == (3, N, LAYERS * HEADS)
     np.testing.assert_allclose(masses.sum(axis=0), 1, atol=1e-5)
     entropies = np.array([table[f"entropy_{layer:02d}"] for layer in range(LAYERS)])
-    assert (entropies > 0).all() and (entropies <= np.log(table["n_image_tokens"].to_numpy()) + 1e-6).all()
+    most = np.log(table["n_image_tokens"].to_numpy())
+    assert (entropies > 0).all() and (entropies <= most + 1e-6).all()
+    of_heads, tokens = (np.array(table[name].to_pylist()) for name in ("head_entropy", "head_token"))
+    assert of_heads.shape == tokens.shape == (N, LAYERS * HEADS)
+    assert (of_heads > 0).all() and (of_heads <= most[:, None] + 1e-5).all()
+    assert tokens.min() >= 0 and tokens.max() < 16
+    assert (table["nll"].to_numpy() > 0).all() and (table["n_answer_tokens"].to_numpy() > 1).all()
 
 
 def test_metadata_of_flags_say_how_they_were_made(files):

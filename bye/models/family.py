@@ -88,6 +88,11 @@ class Family:
         return self.model.config.text_config.num_attention_heads
 
     @property
+    def width(self):
+        """How many numbers D a hidden state of the decoder has."""
+        return self.model.config.text_config.hidden_size
+
+    @property
     def max_tokens(self):
         """The longest sequence that the decoder's positions allow."""
         return self.model.config.text_config.max_position_embeddings

@@ -23,12 +23,19 @@ from bye.stages.options import (
     may("--batch-size", 32, "samples a forward pass"),
     may("--maps-for", (), "ids whose attention maps to keep", nargs="+", type=str),
     may("--maps-out", None, "npz file for those maps"),
+    may(
+        "--hidden-layers",
+        (-1,),
+        "decoder layers whose hidden states to keep, from 0 or from -1, the last (default: -1)",
+        nargs="+",
+        type=int,
+    ),
     VALIDATE,
     PROCESSES,
     THREADS,
 )
 def attention(**options):
-    """Extract attention entropies and masses, one forward pass a sample."""
+    """Extract what detectors read: attention, hidden states, likelihoods of answers; one forward pass a sample."""
     from bye.extraction.attention import extract
 
     extract(**options)

@@ -2,7 +2,7 @@
 
 All get the same random prompts and pixels in one run, in turns, and the medians are compared:
 plain: batches padded on the right, SDPA, no attention recorded, logits of the last position only;
-ours: the extraction stage's forward pass and its reductions, on the same batches;
+ours: the extraction stage's forward pass and all that it keeps, on the same batches, each prompt with its answer;
 authors: batch of one, eager attention, `generate` of one token with `output_attentions=True`;
 shared: ours, where as many questions as in RSVQA's training set ask about each image, which is then run once.
 """
@@ -88,7 +88,9 @@ def prepare(way, family, n, batch_size):
     size = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.normal(size=(n, 3, size, size))).to(device, dtype)
-    prompts = [family.encoder.prompt(" ".join(rng.choice(WORDS, rng.integers(5, 25))) + "?") for _ in range(n)]
+    questions = [" ".join(rng.choice(WORDS, rng.integers(5, 25))) + "?" for _ in range(n)]
+    prompts = [family.encoder.prompt(question) for question in questions]
+    answered = [family.encoder.conversation([(question, "yes")]) for question in questions]
     order = np.argsort([len(prompt.ids) for prompt in prompts], kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, n, batch_size)]
     one_token = GenerationConfig(
@@ -108,7 +110,8 @@ def prepare(way, family, n, batch_size):
         for batch in batches:
             features = family.image_features({"pixel_values": pixels[batch[::an_image]]})
             owners = np.arange(len(batch)) // an_image
-            for kept in answer_rows(family, [prompts[i] for i in batch], features, Reduction, owners):
+            seen = answer_rows(family, [answered[i] for i in batch], features, Reduction, owners)
+            for kept in (*seen.rows, seen.hidden, seen.nll):
                 kept.cpu()
 
     @torch.no_grad()
