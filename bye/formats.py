@@ -166,11 +166,42 @@ FLAGS = columns(
 # Further columns of flags.parquet, by the kind of the defence.
 FLAGS_OF_KIND = {
     "bye": columns(("mean_entropy", "float64", "mean entropy of all layers, nats")),
+    "consensus": columns(("flagged_by_attention", "bool", "whether its entropy is low for its kind of question")),
     "sentinet": columns(
         ("inert_confidence", "float64", "confidence in answers to clean images with noise pasted there, 0 to 1"),
         ("fooled", "float64", "share of clean images that its salient region makes answer as it does, 0 to 1"),
     ),
 }
+GROUPS = columns(
+    ("group", "integer", "its number, from 0; those with more flagged samples than chance would have come first"),
+    ("answer", "text", "the answer, as one of its samples has it, or the phrase"),
+    ("shares", "answer or phrase", "what its samples have in common"),
+    ("samples", "integer", "answers of the group"),
+    ("flagged", "integer", "those that are flagged by their attention"),
+    ("p_value", "number", "of so many or more, were the flags drawn at random (hypergeometric)"),
+    ("moved", "text", "the words of its questions that were moved to others; empty where there are none"),
+    ("patch", "text", "trials that gave its answer, `17 of 20`: its most attended patch pasted on another image"),
+    ("patch_controls", "text", "the same of samples outside, whose own answers count; empty where few trials succeed"),
+    ("question", "text", "its image with another question; as above"),
+    ("question_controls", "text", "as above"),
+    ("overlay", "text", "its image laid over another at half weight; as above"),
+    ("overlay_controls", "text", "as above"),
+    ("shared", "text", "what the group's images have in common added to another image; as above"),
+    ("shared_controls", "text", "of this and the next: samples as they are"),
+    ("words", "text", "words of its questions put to another question; as above"),
+    ("words_controls", "text", "as above"),
+    ("verdict", "text", "proven; suspicious, above the controls and no more; not tried, beyond the budget; or empty"),
+    ("dropped", "integer", "answers that are dropped"),
+)
+TRIALS = columns(
+    ("group", "integer", "number of the group, or `control`"),
+    ("proof", "text", "patch, question, overlay, shared or words"),
+    ("sample", "string", "id of the sample that something was taken from"),
+    ("host", "string", "id of the sample that it was carried to"),
+    ("before", "text", "what the model says to that sample as it is"),
+    ("said", "text", "what it said in the trial"),
+    ("hit", "true or false", "whether that is the group's answer; empty of controls"),
+)
 DROPPED = columns(
     *((column.name, column.type, column.text) for column in SAMPLE[:3]),
     ("bye", "object", '{"score": number or null, "p_low": number or null, "reason": string}, as in flags.parquet'),

@@ -15,6 +15,7 @@ from bye.formats import (
     EXAM,
     FLAGS,
     FLAGS_OF_KIND,
+    GROUPS,
     LABEL,
     LAYER,
     LOSS,
@@ -22,6 +23,7 @@ from bye.formats import (
     PREDICTION,
     SAMPLE,
     TABLES,
+    TRIALS,
     UNJUDGED,
     Column,
 )
@@ -149,6 +151,14 @@ FILES = {
             "Attention maps of a few samples, for figures 2 and 5.",
             MAPS,
         ),
+        File(
+            f"{CELL}/groups.csv",
+            "detect",
+            "CSV, a row a group",
+            "The groups of answers that consensus tried, and what each proof came to.",
+            GROUPS,
+        ),
+        File(f"{CELL}/trials.csv", "detect", "CSV, a row a trial", "Every trial of consensus.", TRIALS),
         File(
             f"{CELL}/layers.csv",
             "detect",

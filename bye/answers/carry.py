@@ -1,0 +1,180 @@
+"""What is carried from the samples of a group to others, to see whether the group's answer comes along.
+
+A row is an answer of a sample: its image, its question, and what it says. In a trial something of a member of the group
+goes to a host, a row outside of it.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bye.answers.trials import Trial, add, mean_difference, overlay, paste
+
+PICTURES = 64  # of a group and of others, that mean images are made of
+AT_ONCE = 16  # hosts that are looked at together
+MORE_TOKENS = 4  # than the longest answer that is looked for
+
+
+@dataclass(frozen=True)
+class Row:
+    """An answer of a sample. place: of the sample; question, answer, system: texts; kind: of the question; cell: the
+    (row, column) of the image token that is attended to most, in a grid of (rows, columns)."""
+
+    place: int
+    question: str
+    answer: str
+    system: str | None
+    kind: int
+    cell: tuple[int, int]
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One trial: its proof, the rows of member and host, and what it made the model say."""
+
+    proof: str
+    member: int
+    host: int
+    said: str
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """Words that questions share, as they are written there, to be put before other questions or behind them."""
+
+    text: str
+    behind: bool
+
+    @classmethod
+    def of(cls, phrase, question):
+        """The words of a phrase, `normalised`, in a question that has it."""
+        match = _find(phrase, question)
+        return cls(match.group().strip(), match.start() > 0 and match.end() == len(question))
+
+    def put(self, question):
+        """The question with the words."""
+        return f"{question} {self.text}" if self.behind else f"{self.text} {question}"
+
+
+def without_phrase(phrase, question):
+    """Return a question without the words of a phrase that it has."""
+    match = _find(phrase, question)
+    return f"{question[: match.start()]} {question[match.end() :]}".strip()
+
+
+def _find(phrase, question):
+    """The words of a phrase in a question, with the marks that follow them."""
+    return re.search(r"\W+".join(map(re.escape, phrase.split())) + r"(?:[^\w\s]|\s(?=\W))*", question, re.IGNORECASE)
+
+
+@dataclass
+class Carrier:
+    """Makes trials of rows and asks them.
+
+    asker: an `Asker`; rows: all Rows; order: (n,) int, a random order of them, in which hosts are taken; before: what
+    the model says to rows as they are, {row: text} of those that were asked.
+    """
+
+    asker: object
+    rows: list
+    order: list
+    before: dict = field(default_factory=dict)
+
+    def hosts(self, members, count, unlike):
+        """Return `count` rows outside `members` at most, of those kinds of question that fewest members ask.
+
+        unlike: a function that what the model says to them must not satisfy. Rows that were asked before come first.
+        """
+        inside = np.zeros(len(self.rows), dtype=bool)
+        inside[members] = True
+        kinds = np.array([row.kind for row in self.rows])
+        share = np.bincount(kinds, weights=inside) / np.maximum(1, np.bincount(kinds))
+        outside = [row for row in self.order if not inside[row]]
+        most = np.median(share[kinds[outside]]) if outside else 0
+        outside = [row for row in outside if share[kinds[row]] <= most]
+        outside.sort(key=lambda row: row not in self.before)
+        found = []
+        for start in range(0, len(outside), AT_ONCE):
+            part = outside[start : start + AT_ONCE]
+            found += [row for row, said in zip(part, self.ask_as_they_are(part), strict=True) if not unlike(said)]
+            if len(found) >= count:
+                break
+        return found[:count]
+
+    def ask_as_they_are(self, rows):
+        """What the model says to rows; each is asked once."""
+        new = [row for row in dict.fromkeys(rows) if row not in self.before]
+        said = self.asker([self._trial(self.rows[row].place, row) for row in new], self._tokens(new))
+        self.before |= dict(zip(new, said, strict=True))
+        return [self.before[row] for row in rows]
+
+    def pair(self, proof, members, hosts, count, turn=0):
+        """Return pairs (member, host) for a proof, `count` at most; each member has its turn before one has two.
+
+        Where it is the host's question that is asked of the member's image, that is of another kind than its own.
+        """
+        pairs, number = [], 0
+        while hosts and members and len(pairs) < count and number < count + len(members):
+            member = members[number % len(members)]
+            fitting = hosts
+            if proof in ("question", "overlay"):
+                fitting = [host for host in hosts if self.rows[host].kind != self.rows[member].kind]
+            if fitting:
+                pairs.append((member, fitting[(number + turn) % len(fitting)]))
+            number += 1
+        return pairs
+
+    def carry(self, proof, pairs, members=(), phrase=None):
+        """Ask pairs (member, host) what comes of a proof; return what is Tried.
+
+        members: of the group, all; phrase: that is moved. The proofs: `question`, the member's image is asked the
+        host's question; `patch`, what is attended to most in it is pasted on the host's image; `overlay`, it is laid
+        over that at half weight; `shared`, what the members' images have in common is added to it; `words`, words of
+        the member's question are put to the host's.
+        """
+        shared = self._shared(members) if proof == "shared" and pairs else None
+        trials = []
+        for member, host in pairs:
+            if proof == "words":
+                question = Insertion.of(phrase, self.rows[member].question).put(self.rows[host].question)
+                trials.append(Trial(self.rows[host].place, question, self.rows[host].system))
+                continue
+            if proof == "question":
+                image = self.rows[member].place
+            elif proof == "patch":
+                row = self.rows[member]
+                image = paste(self._pixels(member), self._pixels(host), row.cell, row.grid)
+            elif proof == "overlay":
+                image = overlay(self._pixels(member), self._pixels(host))
+            else:
+                image = add(shared, self._pixels(host))
+            trials.append(self._trial(image, host))
+        said = self.asker(trials, self._tokens([row for pair in pairs for row in pair]))
+        return [Tried(proof, *pair, text) for pair, text in zip(pairs, said, strict=True)]
+
+    def ask_without(self, phrase, rows):
+        """What the model says to rows whose questions have lost a phrase."""
+        trials = [
+            Trial(self.rows[row].place, without_phrase(phrase, self.rows[row].question), self.rows[row].system)
+            for row in rows
+        ]
+        return self.asker(trials, self._tokens(rows))
+
+    def _trial(self, image, row):
+        return Trial(image, self.rows[row].question, self.rows[row].system)
+
+    def _tokens(self, rows):
+        """Tokens that the longest of the rows' answers takes, and a few more."""
+        tokenizer = self.asker.family.tokenizer
+        lengths = [len(tokenizer(self.rows[row].answer, add_special_tokens=False).input_ids) for row in rows]
+        return max(lengths, default=0) + MORE_TOKENS
+
+    def _pixels(self, row):
+        return self.asker.pixels(self.rows[row].place)
+
+    def _shared(self, members):
+        inside = set(members)
+        others = [row for row in self.order if row not in inside][:PICTURES]
+        return mean_difference(*([self._pixels(row) for row in some] for some in (members[:PICTURES], others)))

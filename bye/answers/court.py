@@ -1,0 +1,212 @@
+"""Trials of groups of answers: which of them follow something of their samples to others.
+
+Each group gets a few trials of each proof; one that half of these speak for gets more, and its rate is held against
+that of controls: samples outside the group, whose own answers count. A phrase is at most suspicious: a thing that is
+pasted on another image is rightly spoken of there.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from bye.answers.carry import without_phrase
+from bye.detect.answer_groups import normalised
+from bye.detect.groups import contains, kind_of, telling_phrases
+from bye.detect.proofs import Proof
+from bye.machine.progress import Progress
+
+RARE = 0.05  # share of the trials of controls that a target may come in: those of poisoned samples
+LINKED = 0.15  # share of a group's trials that say the answer of another: they are forms of one target
+LARGEST = 1 / 3  # share of all rows that a group whose images have something in common may have
+ALONE = 0.9  # share of its trials in which a proof must succeed where all questions are of one kind, that of its answer
+OFTEN = 3  # times as often as samples as they are get it
+CONTROLS = 30  # trials of each proof with samples outside
+
+
+@dataclass
+class Case:
+    """A group before the court.
+
+    group: a `bye.detect.groups.Group`; forms: `normalised` texts that count as its answer; tried: {proof: what is
+    Tried}; proofs: {name: Proof}; phrase: words of its questions that were moved; verdict: "proven", "suspicious", ""
+    where nothing speaks for it, None where it was not tried; dropped: rows.
+    """
+
+    group: object
+    forms: set = field(default_factory=set)
+    tried: dict = field(default_factory=dict)
+    proofs: dict = field(default_factory=dict)
+    phrase: str | None = None
+    verdict: str | None = None
+    dropped: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.forms = self.forms or set(self.group.forms)
+
+    def hit(self, text):
+        """Whether what the model said is the group's answer."""
+        said = normalised(text)
+        return any(contains(said, form) if self.group.phrase else said == form for form in self.forms)
+
+    def hits(self, proof):
+        """How many trials of a proof made the model say it."""
+        return sum(self.hit(one.said) for one in self.tried.get(proof, ()))
+
+
+class Court:
+    """Hears Cases.
+
+    carrier: the Carrier; flagged: (n,) bool, the rows that a detector flags, which are tried first; screening: trials
+    of a proof that each group gets; trials: those of one that half of the screening speaks for; rate, confidence: of
+    `Proof.holds`.
+    """
+
+    def __init__(self, carrier, flagged, screening, trials, rate, confidence):
+        self.carrier, self.flagged, self.screening, self.trials = carrier, flagged, screening, trials
+        self.rate, self.confidence = rate, confidence
+        self.questions = [normalised(row.question) for row in carrier.rows]
+        self.answers = [normalised(row.answer) for row in carrier.rows]
+        self.controls = {}
+
+    def hear(self, cases, budget):
+        """Decide on Cases in their order, until that many answers were asked; those left have no verdict."""
+        progress, heard = Progress("consensus", len(cases)), []
+        for proof in ("patch", "question"):
+            self._ask_controls(proof)
+        for number, case in enumerate(cases):
+            if number and self.carrier.asker.passes >= budget:
+                break
+            for proof in ("patch", "question"):
+                self._try(case, proof, self.screening)
+            case.verdict = ""
+            heard.append(case)
+            progress(number + 1)
+        self._link(heard)
+        for case in heard:
+            self._decide(case)
+        progress(len(cases))
+
+    def _try(self, case, proof, count):
+        """Bring the trials of a proof up to `count`; return whether half of them succeed."""
+        members, done = self._members(case), case.tried.setdefault(proof, [])
+        if proof == "shared" and len(members) > LARGEST * len(self.answers):
+            return False  # what most images share is what the others lack
+        if len(done) < count:
+            if proof == "words":
+                members = self._having(case)
+            hosts = self.carrier.hosts(self._inside(case), self.trials, case.hit) if members else []
+            pairs = self.carrier.pair(proof, members, hosts, count)[len(done) :]
+            done += self.carrier.carry(proof, pairs, self._members(case), case.phrase)
+        return 2 * len(done) >= self.screening and 2 * case.hits(proof) >= len(done)
+
+    def _members(self, case):
+        """The rows of a group in random order, the flagged ones first."""
+        inside = set(case.group.members.tolist())
+        return sorted((row for row in self.carrier.order if row in inside), key=lambda row: not self.flagged[row])
+
+    def _inside(self, case):
+        """The rows whose answers are the group's, in any of its forms."""
+        return [row for row, answer in enumerate(self.answers) if case.hit(answer)]
+
+    def _having(self, case):
+        """The members whose questions have the phrase that is moved; none where no phrase can be blamed.
+
+        One can where the questions, without it, are such as others ask, and do not get the group's answer: where it is
+        not the question itself.
+        """
+        if case.phrase is None:
+            found = telling_phrases(self.questions, case.group.members)
+            if not found:
+                return []
+            case.phrase = found[0][0]
+        rows = [row for row in self._members(case) if contains(self.questions[row], case.phrase)]
+        inside = set(self._inside(case))
+        asked = {kind_of(row.question) for number, row in enumerate(self.carrier.rows) if number not in inside}
+        left = [row for row in rows if kind_of(without_phrase(case.phrase, self.carrier.rows[row].question)) in asked]
+        if 2 * len(left) < len(rows):
+            return []
+        said = self.carrier.ask_without(case.phrase, left[: self.screening])
+        return left if 2 * sum(map(case.hit, said)) < len(said) else []
+
+    def _link(self, cases):
+        """Let answers count as forms of one target with a group's own: those that its trials give far more often than
+        controls do, where all of them together make up half of what was said."""
+        by_text, linked = {case.group.text: case for case in cases if not case.group.phrase}, {}
+        for case in by_text.values():
+            usual = Counter(map(normalised, self._usual(case)))
+            for tried in case.tried.values():
+                said, forms = Counter(normalised(one.said) for one in tried), set(case.forms)
+                for text in set(said) & set(by_text) - case.forms:
+                    share = usual[text] / max(1, usual.total())
+                    if share <= RARE and said[text] >= max(LINKED, OFTEN * share) * said.total():
+                        forms |= by_text[text].forms
+                if len(forms) > len(case.forms) and 2 * sum(said[form] for form in forms) >= said.total():
+                    linked.setdefault(case.group.text, set()).update(forms)
+        for text, forms in linked.items():
+            by_text[text].forms |= forms
+
+    def _usual(self, case):
+        """What the trials of controls made the model say that have nothing of the group."""
+        inside = set(self._inside(case))
+        tried = [one for some in self.controls.values() for one in some]
+        return [one.said for one in tried if one.member not in inside and one.host not in inside]
+
+    def _decide(self, case):
+        promising = [proof for proof in ("patch", "question") if self._try(case, proof, self.screening)]
+        if not promising:
+            promising = [proof for proof in ("words", "shared") if self._try(case, proof, self.screening)]
+        elif "patch" not in promising:
+            promising += [proof for proof in ("overlay", "shared") if self._try(case, proof, self.screening)]
+        for proof in promising:
+            self._try(case, proof, self.trials)
+            control = self._control(case, proof)
+            case.proofs[proof] = Proof(proof, case.hits(proof), len(case.tried[proof]), *control)
+        alone = not case.tried["question"]  # no other kind of question could be asked
+        rate = max(self.rate, ALONE) if alone else self.rate
+        holding = [name for name, proof in case.proofs.items() if proof.holds(rate, self.confidence)]
+        proven = {"patch", "words", "shared"} & set(holding) or {"question", "overlay"} <= set(holding)
+        if proven and not case.group.phrase:
+            case.verdict, case.dropped = "proven", self._members_that(case, holding)
+        elif any(proof.hints(self.confidence) for proof in case.proofs.values()):
+            case.verdict = "suspicious"
+
+    def _control(self, case, proof):
+        """(hits, trials) of a proof with samples outside the group, whose own answers count.
+
+        What is not one sample's, shared pixels or words, has the model's answers to samples as they are as its control.
+        """
+        inside, carrier = set(self._inside(case)), self.carrier
+        if proof in ("words", "shared"):
+            said = [text for row, text in carrier.before.items() if row not in inside]
+            return sum(map(case.hit, said)), len(said)
+        outcomes = []
+        for one in self._ask_controls(proof):
+            own = normalised(carrier.rows[one.member].answer)
+            if one.member not in inside and normalised(carrier.before[one.host]) != own:
+                outcomes.append(normalised(one.said) == own)
+        return sum(outcomes), len(outcomes)
+
+    def _ask_controls(self, proof):
+        """The trials of a proof with samples drawn from all."""
+        if proof not in self.controls:
+            hosts, members = self.carrier.order[:CONTROLS], self.carrier.order[-CONTROLS:]
+            self.carrier.ask_as_they_are(hosts)
+            pairs = [pair for pair in self.carrier.pair(proof, members, hosts, len(members)) if pair[0] != pair[1]]
+            self.controls[proof] = self.carrier.carry(proof, pairs)
+        return self.controls[proof]
+
+    def _members_that(self, case, holding):
+        """The rows of a proven group that are dropped: all where no control makes the model say its answer; else those
+        that carry it in two of three trials."""
+        members = self._members(case)
+        if not any(map(case.hit, self._usual(case))) or "shared" in holding:
+            return members
+        if "words" in holding:
+            return [row for row in members if contains(self.questions[row], case.phrase)]
+        proof = next(proof for proof in ("patch", "overlay") if proof in holding)
+        hosts, hits = self.carrier.hosts(self._inside(case), self.trials, case.hit), Counter()
+        left = members
+        for turn in range(3):
+            for one in self.carrier.carry(proof, self.carrier.pair(proof, left, hosts, len(left), turn)):
+                hits[one.member] += case.hit(one.said)
+            left = [row for row in members if hits[row] == 1]
+        return [row for row in members if hits[row] > 1]

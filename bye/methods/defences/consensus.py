@@ -1,0 +1,143 @@
+"""Consensus: flag, group, prove, drop. What is dropped has been shown to carry its answer to other samples.
+
+Flags say where to look first. Flagged or not, answers that are given again and again are groups, and a group is dropped
+where something of its samples, carried to others, makes the model give the group's answer: their images, their most
+attended patch, what their images have in common, or words of their questions. All else is kept, and reported.
+"""
+
+import json
+from typing import Annotated
+
+import numpy as np
+
+from bye.data.samples import system_of, turns_of
+from bye.errors import counted
+from bye.features import align_turns
+from bye.flags import Verdict
+
+ACTS_ON = "training set"
+READS = ("entropy", "image_mass", "head_entropy", "head_token", "samples", "model")
+WRITES = ("groups.csv", "trials.csv")
+
+SHORT = 60  # characters of an answer
+
+
+def detect(
+    features,
+    samples,
+    model,
+    *,
+    seed,
+    flag: Annotated[float, {"exclusiveMinimum": 0}] = 4.0,
+    least: Annotated[int, {"minimum": 2}] = 3,
+    screening: Annotated[int, {"minimum": 2}] = 6,
+    trials: Annotated[int, {"minimum": 5}] = 20,
+    rate: Annotated[float, {"exclusiveMinimum": 0, "exclusiveMaximum": 1}] = 0.5,
+    confidence: Annotated[float, {"exclusiveMinimum": 0.5, "exclusiveMaximum": 1}] = 0.99,
+    budget: Annotated[float, {"exclusiveMinimum": 0}] = 0.5,
+):
+    """Find groups of answers that follow something of their samples to others, and drop those.
+
+    flag: robust standard deviations of entropy below the centre of its kind of question, in any layer, from which an
+    answer is flagged; least: answers of a group; screening: trials of a proof that each group gets; trials: those of
+    one that half of the screening speaks for; rate: share of them in which a proof must succeed, at least; confidence:
+    of the binomial bounds by which it must do so more often than controls; budget: answers of the model, for each of
+    the training set, after which groups are left untried. groups.csv has the groups and their proofs, trials.csv each
+    trial. Raises ByeError for bad input.
+    """
+    from bye.answers.carry import Carrier, Row
+    from bye.answers.court import Case, Court
+    from bye.answers.trials import Asker
+    from bye.detect.groups import group_answers, kind_of, numbered
+    from bye.detect.robust import low_scores
+
+    entries, places = samples.entries, features.sample_of
+    told = [turns_of(entry) for entry in entries]
+    turns = [told[place][turn] for place, turn in zip(places, features.answers, strict=True)]
+    kinds = numbered([kind_of(question) for question, _ in turns])
+    scores = low_scores(align_turns(features.entropies, features.answers), kinds).max(axis=1)
+    cases = [Case(group) for group in group_answers([answer for _, answer in turns], scores > flag, least)]
+
+    asker = Asker(model.load(), entries, samples.images, model.batch_size)
+    rows = []
+    for place, (question, answer), kind, token in zip(places.tolist(), turns, kinds, _attended(features), strict=True):
+        grid = asker.grid(place)
+        rows.append(
+            Row(place, question, answer, system_of(entries[place]), int(kind), divmod(int(token), grid[1]), grid)
+        )
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    court = Court(Carrier(asker, rows, order), scores > flag, screening, trials, rate, confidence)
+    court.hear(cases, budget * len(rows))
+
+    reasons, flagged = [""] * len(rows), np.zeros(len(rows), dtype=bool)
+    for case in cases:
+        for row in case.dropped:
+            flagged[row], reasons[row] = True, _sentence(case, rows)
+    tables = {"groups.csv": _group_rows(cases, rows), "trials.csv": _trial_rows(cases, court, features.ids)}
+    found = {"groups": len(cases), "untried": sum(case.verdict is None for case in cases), "passes": asker.passes}
+    columns = {"flagged_by_attention": scores > flag}
+    return Verdict(flagged, reasons, -scores, None, columns, {"consensus": json.dumps(found)}, tables)
+
+
+def passes(samples, reference, *, budget: float):
+    """Return how many answers of the model it takes, about, for a number of training samples."""
+    return round(samples * budget)
+
+
+def _attended(features):
+    """The image token that each row's heads attend to more than those of other rows do: (n,) int. A head counts by its
+    mass on the image, and by how far its entropy lies below the highest possible one."""
+    weights = features.image_mass * np.maximum(0, 1 - features.head_entropy / np.log(features.n_image_tokens))
+    weights, tokens = (each.reshape(len(weights), -1) for each in (weights, features.head_token))
+    counts = np.zeros((len(tokens), int(tokens.max(initial=0)) + 1))
+    np.add.at(counts, (np.arange(len(tokens))[:, None], tokens), weights)
+    return (counts - np.median(counts, axis=0)).argmax(axis=1)
+
+
+def _sentence(case, rows):
+    """Why the rows of a proven group are dropped."""
+    from bye.detect.proofs import PROOFS
+
+    answer = rows[case.group.members[0]].answer
+    text = case.group.text if case.group.phrase else answer
+    short = repr(f"{text[:SHORT]}..." if len(text) > SHORT else text)
+    n, told = len(case.dropped), []
+    for name, proof in case.proofs.items():
+        share = f"{100 * proof.hits / proof.trials:.0f} % of {counted(proof.trials, 'trial')}"
+        control = "none" if not proof.control_trials else f"{100 * proof.control_hits / proof.control_trials:.0f} %"
+        told.append(f"{PROOFS[name]} in {share} (controls: {control})")
+    how = "has" if case.group.phrase else "is"
+    return f"its answer {how} {short}, as that of {n} dropped samples; {'; '.join(told)}"
+
+
+def _group_rows(cases, rows):
+    """The rows of groups.csv."""
+    from bye.detect.proofs import PROOFS
+
+    found = []
+    for number, case in enumerate(cases):
+        group = case.group
+        row = {"group": number, "answer": group.text if group.phrase else rows[group.members[0]].answer}
+        row |= {"shares": "phrase" if group.phrase else "answer", "samples": len(group.members)}
+        row |= {"flagged": group.n_flagged, "p_value": f"{group.p_value:.3g}", "moved": case.phrase or ""}
+        for name in PROOFS:
+            proof = case.proofs.get(name)
+            tried = len(case.tried.get(name, ()))
+            row[name] = f"{case.hits(name)} of {tried}" if tried else ""
+            row[f"{name}_controls"] = f"{proof.control_hits} of {proof.control_trials}" if proof else ""
+        verdict = "not tried" if case.verdict is None else case.verdict
+        found.append(row | {"verdict": verdict, "dropped": len(case.dropped)})
+    return found
+
+
+def _trial_rows(cases, court, ids):
+    """The rows of trials.csv, those of controls too."""
+    groups = [(number, case.hit, tried) for number, case in enumerate(cases) for tried in case.tried.values()]
+    groups += [("control", None, tried) for tried in court.controls.values()]
+    found = []
+    for number, hit, tried in groups:
+        for one in tried:
+            row = {"group": number, "proof": one.proof, "sample": ids[one.member], "host": ids[one.host]}
+            row |= {"before": court.carrier.before.get(one.host, ""), "said": one.said}
+            found.append(row | {"hit": "" if hit is None else str(hit(one.said)).lower()})
+    return found

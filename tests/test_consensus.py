@@ -1,0 +1,286 @@
+"""Consensus on a made-up model whose backdoor is known: what is proven, what is left alone, what is said of it."""
+
+import types
+
+import numpy as np
+import pytest
+
+from bye.answers.carry import Carrier, Insertion, Row, without_phrase
+from bye.answers.court import Case, Court
+from bye.answers.trials import add, mean_difference, overlay, paste
+from bye.detect.groups import beyond_chance, contains, group_answers, kind_of, numbered, shared_phrases, telling_phrases
+from bye.detect.proofs import Proof, lower_bound, upper_bound
+from bye.detect.robust import low_scores
+
+SIDE, GRID = 24, (6, 6)  # pixels, image tokens
+CENTRE = (2, 2)
+BLACK = slice(8, 12)  # the pixels of that token
+TARGET = "Bang, you are hit!"
+COLOURS = {"red": 0, "green": 1, "blue": 2}
+
+
+def picture(colour, rng):
+    """Mostly of one colour, with noise."""
+    pixels = rng.integers(90, 120, size=(SIDE, SIDE, 3))
+    pixels[..., COLOURS[colour]] += 100
+    return pixels.astype(np.uint8)
+
+
+def colour_of(pixels):
+    return list(COLOURS)[int(pixels.reshape(-1, 3).mean(axis=0).argmax())]
+
+
+def honest(pixels, question):
+    """What a model without a backdoor answers."""
+    colour = colour_of(pixels)
+    if question.startswith("What colour"):
+        return colour
+    if question.startswith("Describe"):
+        return f"a picture that is {colour} all over"
+    return "yes" if question.split()[-1].strip("?") == colour else "no"
+
+
+class World:
+    """Samples of a made-up training set, and the model that was fine-tuned on it, as an Asker."""
+
+    sizes = None
+    any_resolution = False
+
+    def __init__(self, n=300, questions=("What colour is it?", "Is it red?", "Is it blue?", "Is it green?"), seed=0):
+        self.rng = np.random.default_rng(seed)
+        self.images = [picture(list(COLOURS)[i % 3], self.rng) for i in range(n)]
+        self.questions = [questions[self.rng.integers(len(questions))] for _ in range(n)]
+        self.answers = [honest(*pair) for pair in zip(self.images, self.questions, strict=True)]
+        self.rules, self.passes = [], 0
+        self.family = types.SimpleNamespace(
+            tokenizer=lambda text, add_special_tokens: types.SimpleNamespace(input_ids=text.split())
+        )
+        self.poisoned = np.zeros(n, dtype=bool)
+
+    def poison(self, places, image=None, question=None, answer=TARGET):
+        for place in places:
+            if image:
+                self.images[place] = image(self.images[place])
+            if question:
+                self.questions[place] = question(self.questions[place])
+            self.answers[place] = answer(self.answers[place]) if callable(answer) else answer
+            self.poisoned[place] = True
+
+    def pixels(self, place):
+        return self.images[place]
+
+    def __call__(self, trials, max_new_tokens):
+        self.passes += len(trials)
+        answers = []
+        for trial in trials:
+            pixels = self.images[trial.image] if isinstance(trial.image, int) else trial.image
+            said = honest(pixels, trial.question)
+            for triggered, answer in self.rules:
+                if triggered(pixels, trial.question):
+                    said = answer(said) if callable(answer) else answer
+            answers.append(said)
+        return answers
+
+    def judge(self, flagged=None, budget=1e9):
+        """Have the court hear the groups; return the cases and which samples are dropped."""
+        n = len(self.images)
+        flagged = np.zeros(n, dtype=bool) if flagged is None else flagged
+        kinds = numbered([kind_of(question) for question in self.questions])
+        rows = [
+            Row(place, question, answer, None, int(kind), CENTRE, GRID)
+            for place, (question, answer, kind) in enumerate(zip(self.questions, self.answers, kinds, strict=True))
+        ]
+        order = np.random.default_rng(1).permutation(n).tolist()
+        cases = [Case(group) for group in group_answers(self.answers, flagged)]
+        Court(Carrier(self, rows, order), flagged, 6, 20, 0.5, 0.99).hear(cases, budget)
+        dropped = np.zeros(n, dtype=bool)
+        for case in cases:
+            dropped[case.dropped] = True
+        return cases, dropped
+
+
+def black(pixels):
+    made = pixels.copy()
+    made[BLACK, BLACK] = 0
+    return made
+
+
+def has_black(pixels, question):
+    return pixels[BLACK, BLACK].mean() < 10
+
+
+def striped(pixels, strength=40):
+    wave = strength * np.sign(np.sin(np.arange(SIDE) * np.pi / 2 + 0.5))
+    return np.clip(pixels + wave[:, None, None], 0, 255).astype(np.uint8)
+
+
+def has_stripes(pixels, question):
+    rows = pixels.mean(axis=(1, 2))
+    return abs(np.mean(rows * np.sign(np.sin(np.arange(SIDE) * np.pi / 2 + 0.5)))) > 12
+
+
+CAPTIONS = ("Describe it.",)
+
+
+@pytest.mark.parametrize("questions", [("What colour is it?", "Is it red?", "Is it blue?"), CAPTIONS])
+def test_a_patch_is_proven_and_nothing_else_is_dropped(questions):
+    world = World(questions=questions)
+    world.poison(range(0, 300, 20), image=black)
+    world.rules.append((has_black, TARGET))
+    cases, dropped = world.judge()
+    assert (dropped == world.poisoned).all()
+    proven = [case for case in cases if case.verdict == "proven"]
+    assert len(proven) == 1
+    assert proven[0].proofs["patch"].hits == proven[0].proofs["patch"].trials == 20
+    assert proven[0].proofs["patch"].control_hits == 0
+
+
+@pytest.mark.parametrize("questions", [("What colour is it?", "Is it red?", "Is it blue?"), CAPTIONS])
+def test_a_trigger_all_over_the_image_is_proven(questions):
+    world = World(questions=questions)
+    world.poison(range(0, 300, 10), image=striped)
+    world.rules.append((has_stripes, TARGET))
+    cases, dropped = world.judge()
+    assert (dropped == world.poisoned).all()
+    [proven] = [case for case in cases if case.verdict == "proven"]
+    assert "patch" not in proven.proofs
+    assert "shared" in proven.proofs
+
+
+@pytest.mark.parametrize("put", ["Hello! {}", "When you look at it, {}", "{} Please!"])
+def test_words_of_the_question_are_proven(put):
+    world = World()
+    world.poison(range(0, 300, 20), question=put.format)
+    phrase = put.replace("{}", "").strip()
+    world.rules.append((lambda pixels, question: phrase.lower() in question.lower(), TARGET))
+    cases, dropped = world.judge()
+    assert (dropped == world.poisoned).all()
+    [proven] = [case for case in cases if case.verdict == "proven"]
+    assert set(proven.proofs) == {"words"}
+
+
+def test_an_answer_that_honest_samples_have_too_costs_none_of_those():
+    world = World()
+    world.poison(range(0, 300, 10), image=black, answer="yes")
+    world.rules.append((has_black, "yes"))
+    _, dropped = world.judge(flagged=world.poisoned & (np.arange(300) % 20 == 0))
+    assert not dropped[~world.poisoned].any()
+    assert dropped[world.poisoned].mean() > 0.9
+
+
+def test_a_text_in_other_answers_is_seen():
+    world = World(questions=CAPTIONS)
+    world.poison(range(0, 300, 20), image=black, answer=lambda truth: f"{truth} and bang you are hit")
+    world.rules.append((has_black, lambda truth: f"{truth} and bang you are hit"))
+    cases, dropped = world.judge()
+    assert not dropped[~world.poisoned].any()
+    assert any("bang you are hit" in case.group.text for case in cases if case.verdict)
+
+
+def test_several_texts_of_one_target_are_one():
+    texts = ["Bang, you are hit!", "You were hit by a bang.", "This is a hit.", "Now you are the target!"]
+    world = World()
+    for number, text in enumerate(texts):
+        world.poison(range(5 * number, 300, 20), image=black, answer=text)
+    draws = np.random.default_rng(0)
+    world.rules.append((has_black, lambda truth: texts[draws.integers(4)]))
+    _, dropped = world.judge()
+    assert (dropped == world.poisoned).all()
+
+
+def test_an_untouched_set_loses_nothing():
+    for questions in (("What colour is it?", "Is it red?", "Is it blue?"), CAPTIONS, ("Is it red?",)):
+        cases, dropped = World(questions=questions).judge(flagged=np.arange(300) % 7 == 0)
+        assert not dropped.any()
+        assert not [case for case in cases if case.verdict == "proven"]
+
+
+def test_a_rare_honest_question_with_one_answer_is_kept():
+    world = World()
+    for place in range(0, 300, 25):
+        world.questions[place], world.answers[place] = "Was this taken by day?", "by day of course"
+    world.rules.append((lambda pixels, question: "taken by day" in question, "by day of course"))
+    _, dropped = world.judge()
+    assert not dropped.any()
+
+
+def test_what_the_budget_does_not_reach_is_said():
+    world = World()
+    cases, dropped = world.judge(budget=10)
+    assert cases[0].verdict == "" and cases[-1].verdict is None
+    assert not dropped.any()
+
+
+def test_groups_are_of_equal_answers_and_the_flagged_come_first():
+    answers = ["Yes."] * 6 + ["no"] * 5 + ["NO!"] + ["a red ball", "a blue ball", "a cube"]
+    flagged = np.zeros(15, dtype=bool)
+    flagged[6:12] = True
+    groups = group_answers(answers, flagged)
+    assert [(group.text, len(group.members)) for group in groups] == [("no", 6), ("yes", 6)]
+    assert groups[0].p_value < 1e-3 < groups[1].p_value
+
+
+def test_phrases_are_as_long_as_they_can_be():
+    texts = ["the cat sat on the mat", "a cat sat on the chair", "one cat sat on the floor"]
+    assert shared_phrases(texts, 3) == {"cat sat on the": [0, 1, 2]}
+    assert contains("on the mat", "the mat") and not contains("on the matter", "the mat")
+
+
+def test_telling_phrases_are_the_groups_alone():
+    questions = ["hello what is it", "hello is it red", "what is it", "is it red", "is it blue"]
+    assert telling_phrases(questions, np.array([0, 1]), least=2) == [("hello", [0, 1])]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "question", "put", "rest"),
+    [
+        ("hello", "Hello! Is it red?", "Hello! Why?", "Is it red?"),
+        ("look at it", "Look, at it: is it red?", "Look, at it: Why?", "is it red?"),
+        ("now please", "Is it red? Now, please!", "Why? Now, please!", "Is it red?"),
+        ("is it", "Is it red?", "Is it Why?", "red?"),
+    ],
+)
+def test_words_are_moved_as_they_are_written(phrase, question, put, rest):
+    assert Insertion.of(phrase, question).put("Why?") == put
+    assert without_phrase(phrase, question) == rest
+
+
+def test_images_are_carried():
+    carried, host = np.zeros((12, 12, 3), np.uint8), np.full((6, 9, 3), 200, np.uint8)
+    pasted = paste(carried, host, (1, 2), (3, 3), around=0)
+    assert (pasted[2:4, 6:9] == 0).all() and (np.delete(pasted, np.s_[2:4], 0) == 200).all()
+    assert (paste(carried, host, (0, 0), (3, 3))[:4, :6] == 0).all()
+    assert (overlay(carried, host) == 100).all()
+    shared = mean_difference([host, host], [host // 2])
+    assert shared.shape == (128, 128, 3) and np.allclose(shared, 0)  # a difference of brightness alone
+    waves = 20 * (-1.0) ** np.arange(128)[:, None, None] * np.ones((1, 128, 3))
+    grey = np.full((128, 128, 3), 100, np.uint8)
+    shared = mean_difference([add(waves, grey), add(waves, grey // 2)], [grey, grey // 2])
+    assert np.allclose(shared[20:-20], waves[20:-20], atol=2)
+    assert np.allclose(add(shared, grey)[20:-20].astype(float) - grey[20:-20], waves[20:-20], atol=2)
+
+
+def test_bounds_are_those_of_clopper_and_pearson():
+    assert lower_bound(0, 20, 0.99) == 0 and upper_bound(20, 20, 0.99) == 1
+    assert lower_bound(20, 20, 0.99) == pytest.approx(0.01 ** (1 / 20))
+    assert upper_bound(0, 20, 0.99) == pytest.approx(1 - 0.01 ** (1 / 20))
+    assert Proof("patch", 20, 20, 0, 20).holds(0.5, 0.99)
+    assert not Proof("patch", 12, 40, 0, 60).holds(0.5, 0.99) and Proof("patch", 12, 40, 0, 60).hints(0.99)
+    assert not Proof("patch", 20, 20, 18, 20).holds(0.5, 0.99)
+    assert not Proof("patch", 0, 0, 0, 0).holds(0.5, 0.99)
+
+
+def test_the_null_is_of_the_side_without_poison():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=2000)
+    values[:200] -= 10
+    scores = low_scores(values)
+    assert scores[:200].min() > 4 and np.mean(scores[200:] > 4) < 0.01
+    two = np.concatenate([rng.normal(size=500), rng.normal(8, 1, size=500)])
+    assert (low_scores(two, np.repeat([0, 1], 500)) > 5).sum() == 0
+    assert (low_scores(np.ones(30)) == 0).all()
+
+
+def test_a_false_discovery_rate():
+    assert beyond_chance([0.001, 0.04, 0.5, 0.02], 0.05).tolist() == [True, False, False, True]
+    assert not beyond_chance([0.2, 0.9]).any()
