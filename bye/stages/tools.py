@@ -20,7 +20,7 @@ from bye.stages.options import CONFIGFILES, IMAGES, SEED, THREADS, UNJUDGED, may
         "read images through symbolic links in the image folder that lead out of it: whoever made the links chooses "
         "which files of this machine are opened as images",
     ),
-    may("--kind", "bye", "kind of detector, or the path of a .py file"),
+    may("--kind", "consensus", "kind of detector, or the path of a .py file"),
     SEED,
     may("--cores", None, "cores to use (default: all, or what the profile says)", type=int),
     may("--profile", None, "of Snakemake, for a cluster: a folder, or one of profiles/ (default: run here)", type=str),

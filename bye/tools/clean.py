@@ -27,7 +27,8 @@ from bye.tools.outcome import Outcome, draw_samples, summarise, write_outcome
 SCOUT = "config/scout.yaml"  # whose models are known too
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "detector"
-EVIDENCE = {"layers.csv", "entropy.png"}  # of BYE
+BYE = ("layers.csv", "entropy.png")  # its evidence, which stands beside that of consensus
+EVIDENCE = {*BYE, "groups.csv", "trials.csv"}  # that a run of another detector may have left
 
 
 def clean(
@@ -41,7 +42,7 @@ def clean(
     profile=None,
     unjudged=None,
     follow_links=False,
-    kind="bye",
+    kind="consensus",
     **settings,
 ):
     """Write kept, dropped, summary.txt and the detector's evidence for the samples file `data` to the folder `out`.
@@ -50,9 +51,10 @@ def clean(
     there, whose training settings it then gets; images: the folder that image paths start from. kept and dropped have
     the form of `data`, each entry byte for byte as it was. unjudged: "keep", "drop" or "stop", what becomes of entries
     that cannot be judged, by default what is usual for their kind (`bye.data.findings`); follow_links: what is linked
-    in `images` is in it, wherever it lies. kind: the detector, with its settings; BYE's evidence are layers.csv and
-    entropy.png. profile: of Snakemake, for a cluster; without one jobs run here, whatever the user's own Snakemake is
-    set up to do. Returns the summary. Raises ByeError, for bad input before anything is trained.
+    in `images` is in it, wherever it lies. kind: the detector, with its settings; consensus leaves groups.csv and
+    trials.csv, and BYE, beside it or alone, layers.csv and entropy.png. profile: of Snakemake, for a cluster; without
+    one jobs run here, whatever the user's own Snakemake is set up to do. Returns the summary. Raises ByeError, for bad
+    input before anything is trained.
     """
     from bye.detect.mixture import MIN_SAMPLES
 
@@ -64,7 +66,9 @@ def clean(
         if set("{}") & set(str(path)):
             raise ByeError(f"{path} has a brace in its name, which the workflow reads as a placeholder; rename it")
     work, suffix = out / "work", data.suffix.lower() or file.suffix
-    evidence = [*method.writes, *(["entropy.png"] if kind == "bye" else [])]
+    evidence = dict.fromkeys(method.writes, DEFENCE)
+    if kind in ("bye", "consensus"):
+        evidence |= dict.fromkeys(BYE, DEFENCE if kind == "bye" else "bye")
     written = [f"kept{suffix}", f"dropped{suffix}", "unjudged.json", "entries.csv", "samples.png", "summary.txt"]
     written += evidence
     if images == out or data in [out / name for name in written] or data.is_relative_to(work):
@@ -76,7 +80,11 @@ def clean(
         "models": {key: model},
         "datasets": {DATASET: {"format": "llava", "json": "samples.json", "images": str(images), "headers": True}},
         "attacks": {},
-        "defences": {"vanilla": {"kind": "none"}, DEFENCE: {"kind": _absolute(kind), **settings}},
+        "defences": {
+            "vanilla": {"kind": "none"},
+            DEFENCE: {"kind": _absolute(kind), **settings},
+            "bye": {"kind": "bye"},
+        },
     }
     _write_config(work, config)  # first of all: it may be that nothing can be written there
     checked = look_at(file, images, model, out, unjudged, follow_links)
@@ -90,19 +98,20 @@ def clean(
         _write_config(work, config)
     _write_new(work / "samples.json", lambda path: write_samples(path, checked.samples))
 
-    cell = work / "results" / key / DATASET / "none" / f"s{seed}" / DEFENCE
+    cells = work / "results" / key / DATASET / "none" / f"s{seed}"
     print(f"bye clean: {len(checked.samples)} samples to look at; work and logs are in {work}", flush=True)
-    targets = ["kept.json", "dropped.json", *evidence]
-    make(root, work, [os.path.relpath(cell / name, work) for name in targets], cores, profile)
+    targets = {"kept.json": DEFENCE, "dropped.json": DEFENCE, **evidence}
+    make(root, work, [os.path.relpath(cells / of / name, work) for name, of in targets.items()], cores, profile)
     for name in EVIDENCE - set(evidence):
         (out / name).unlink(missing_ok=True)  # of another detector, by an earlier run
-    for name in evidence:
-        write_bytes(out / name, (cell / name).read_bytes())
-    outcome = Outcome(file, checked, unjudged, read_flags(cell / "flags.parquet"))
+    for name, of in evidence.items():
+        write_bytes(out / name, (cells / of / name).read_bytes())
+    outcome = Outcome(file, checked, unjudged, read_flags(cells / DEFENCE / "flags.parquet"))
     write_outcome(outcome, out, f"kept{suffix}", f"dropped{suffix}")
     draw_samples(outcome, out / "samples.png", images, seed)
-    layers = cell / "layers.csv" if "layers.csv" in method.writes else None
-    summary = summarise(outcome, out, layers, method.fill(settings).get("tau"))
+    layers = out / "layers.csv" if "layers.csv" in method.writes else None
+    groups = out / "groups.csv" if kind == "consensus" else None
+    summary = summarise(outcome, out, layers, method.fill(settings).get("tau"), groups)
     write_text(out / "summary.txt", summary + "\n")
     print(summary)
     return summary

@@ -9,6 +9,7 @@ from bye.data.check import Checked, write_unjudged
 from bye.data.entries import EntryFile
 from bye.data.findings import DROP, KEEP, KINDS, fate
 from bye.data.samples import turns_of
+from bye.detect.proofs import PROOFS
 from bye.errors import counted
 from bye.files import read_csv, write_csv
 from bye.formats import ENTRIES, names
@@ -87,11 +88,12 @@ def _number(value):
     return None if value is None or value != value else value
 
 
-def summarise(outcome, out, layers=None, tau=None):
+def summarise(outcome, out, layers=None, tau=None, groups=None):
     """Return what was found, dropped and not looked at, one remark a line.
 
     Whether one answer stands out as a target would; more than CAUTION of the samples is hardly poison, and said so.
-    layers: path of the layer selection of a detector that makes one; tau: its threshold.
+    layers: path of the layer selection of a detector that makes one; tau: its threshold; groups: path of the groups of
+    answers of one that proves them.
     """
     checked, flagged = outcome.checked, outcome.flags["flagged"]
     n, n_dropped = len(checked.samples), sum(flagged)
@@ -109,9 +111,11 @@ def summarise(outcome, out, layers=None, tau=None):
         lines.append(f"no sensitive layer found{needed}, so nothing was dropped of these")
     else:
         lines.append(f"{n_dropped} of {n} dropped ({n_dropped / n:.1%}){place}")
-    if n_dropped:
+    if groups is not None:
+        lines += _told_groups(read_csv(groups))
+    elif n_dropped:
         lines.append(_common_answer(outcome))
-    if n_dropped > CAUTION * n:
+    if groups is None and n_dropped > CAUTION * n:
         lines.append(
             "caution, that is more than poison ever is; the two modes may be two kinds of questions or images. Look at "
             "entropy.png and at the answers in dropped before you train on the rest"
@@ -121,6 +125,37 @@ def summarise(outcome, out, layers=None, tau=None):
     n_kept = sum(outcome.kept())
     lines.append(f"{n_kept} kept and {checked.n_entries - n_kept} dropped are in {out}; entries.csv says of each why")
     return "\n".join(f"bye clean: {line}" for line in lines)
+
+
+def _told_groups(rows):
+    """What was shown of groups of answers (groups.csv): those that were dropped, those that are suspicious, or that
+    nothing was found, and what could not have been."""
+    lines = []
+    for row in rows:
+        if row["verdict"] in ("proven", "suspicious"):
+            proofs = [f"{PROOFS[name]} in {_share(row, name)}" for name in PROOFS if row[f"{name}_controls"]]
+            answer = repr(f"{row['answer'][:SHORT]}..." if len(row["answer"]) > SHORT else row["answer"])
+            how = "answer" if row["shares"] == "answer" else "have in their answers"
+            then = f"{row['dropped']} dropped" if row["verdict"] == "proven" else "suspicious, not proven, and kept"
+            lines.append(f"{row['samples']} samples {how} {answer}: {then}. {'; '.join(proofs)}")
+    tried = sum(row["verdict"] != "not tried" for row in rows)
+    if not lines:
+        lines.append(
+            f"of {counted(tried, 'answer')} that three samples or more share none was seen to follow a patch, an image "
+            "or words to other samples; an answer that fewer share cannot be seen"
+        )
+    if tried < len(rows):
+        lines.append(f"{counted(len(rows) - tried, 'shared answer')} were not tried; a higher --budget tries more")
+    return lines
+
+
+def _share(row, name):
+    """The hits of a proof among its trials, and of its controls, in per cent."""
+    shares = []
+    for column in (name, f"{name}_controls"):
+        hits, trials = map(int, row[column].split(" of "))
+        shares.append(f"{100 * hits / trials:.0f} %" if trials else "none")
+    return f"{shares[0]} of trials (controls: {shares[1]})"
 
 
 def _common_answer(outcome):
