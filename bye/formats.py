@@ -218,6 +218,34 @@ DETECTION = columns(
     ("n_samples", "integer", "samples of the training set"),
     ("sensitive_layers", "list of integer, or null", "layers averaged over; null where the defence selects none"),
 )
+EVIDENCE = columns(
+    ("n_samples", "integer", "samples of the training set"),
+    ("n_dropped", "integer", "samples that are flagged"),
+    ("layer", "integer", "the layer whose attention is shown, from 0: where the shown samples differ most"),
+    (
+        "histogram",
+        "object or null",
+        "of the scores; null where there are none. Its `what` they are; `names` and `counts` of two kinds of samples, "
+        "clean and poisoned where there are labels, else kept and dropped; `first`, `last`: ends of the bars; `cut`",
+    ),
+    ("verdicts", "object", "numbers of groups of answers, by their verdict in groups.csv"),
+    (
+        "groups",
+        "list of objects",
+        "the proven and the suspicious groups: their rows of groups.csv, `trials` and `controls` of trials.csv, and "
+        "`example`, the id of a sample or null",
+    ),
+    ("dropped", "list of string", "ids of dropped samples that are shown, 16 at most, drawn by seed"),
+    ("kept", "list of string", "ids of kept ones: those nearest to being dropped, or drawn where there are no scores"),
+    ("by_score", "true or false", "whether they are the nearest"),
+    (
+        "samples",
+        "object",
+        "of each id: `question`, `answer` (long ones cut) and `turn` that its `score` is of, `reason`, `poisoned` "
+        "(null without labels), `nats` of its attention; as data URIs `thumbnail` and `attention`, and of an example "
+        "`picture` and `patch`",
+    ),
+)
 EXAM = columns(
     ("dataset", "text", "key of the dataset format"),
     ("task", "text", "questions, by accuracy in per cent; captions, by CIDEr times 100"),

@@ -74,3 +74,25 @@ rule entropy_figure:
     shell:
         "python -m bye entropy-figure --flags {input.flags:q} --layers {input.layers:q} {params.labels}"
         " --out {output:q} > {log:q} 2>&1"
+
+
+# What a page shows of a cell: some of its samples, on which the model is run once more.
+rule evidence:
+    input:
+        unpack(plan.evidence_files),
+        model=plan.model_files,
+    output:
+        f"{CELL}/evidence.json",
+    wildcard_constraints:
+        defence=keys_pattern(plan.acting_on("training set")),
+    threads: needs.torch_threads
+    resources:
+        **on_model,
+        gpu=needs.one_gpu,
+    params:
+        model=plan.model_path,
+        images=plan.training_images,
+        options=options.evidence,
+    shell:
+        "python -m bye --gpus {resources.gpu} evidence --model {params.model:q} --images {params.images:q} {params.options}"
+        " --seed {wildcards.seed} --threads {resources.torch_threads} --out {output:q} > {log:q} 2>&1"

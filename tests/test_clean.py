@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 
 import pytest
 import yaml
@@ -73,6 +74,7 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
     out = tmp_path / "out ß"
     names = {path.name for path in out.iterdir()}
     files = {"kept.jsonl", "dropped.jsonl", "unjudged.json", "entries.csv", "samples.png", "summary.txt", "work"}
+    files.add("report.html")
     assert names == files | {"layers.csv", "entropy.png"}
     lines = (tmp_path / "été 1" / "my data.jsonl").read_bytes().splitlines()
     rows = read_csv(out / "entries.csv")
@@ -82,6 +84,8 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
     assert all(row["reason"] for row in rows if row["then"] == "dropped") and len(rows) == 24
     assert json.loads((out / "unjudged.json").read_text()) == []
     Image.open(out / "entropy.png").verify()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Which colour is" in page and "--data 'my data.jsonl'" in unescape(page)
     assert (out / "summary.txt").read_text(encoding="utf-8").strip() in process.stdout
 
     again = clean_command(tmp_path / "été 1", *arguments)
@@ -92,6 +96,7 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
     assert own.returncode == 0 and "bye clean: 6 of 24 dropped (25.0%)\n" in own.stdout
     assert "finetune" not in own.stdout  # what was trained serves this detector too
     assert {path.name for path in out.iterdir()} == files
+    assert "--kind 'odd one.py' --seed 0 --step 4\n" in unescape((out / "report.html").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(

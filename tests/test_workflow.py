@@ -223,8 +223,15 @@ def test_snakemake_ends_with_the_sentence_alone(tmp_path, model, arguments, told
 # ---- the DAG ---------------------------------------------------------------------------------------------------------
 
 
-REPORTS = {"score", "entropy_figure", "attention_maps", "table", "figure"}  # rules that may read the labels: they say
-# how good a defence was, or show samples of both kinds
+REPORTS = {
+    "score",
+    "entropy_figure",
+    "attention_maps",
+    "evidence",
+    "table",
+    "figure",
+}  # rules that may read the labels:
+# they say how good a defence was, or show samples of both kinds
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +259,8 @@ def test_ground_truth_reaches_no_defence_but_the_oracle(plan):
     assert {job["rule"] for job in readers} == {"detect", *REPORTS}
     assert all("/oracle/" in path for job in readers if job["rule"] == "detect" for path in job["output"])
     reports = [path for job in plan if job["rule"] in REPORTS for path in job["output"]]
-    assert all(path.endswith(("detection.json", "maps.npz", ".png", ".pdf", ".csv", ".md", ".tex")) for path in reports)
+    shown = ("detection.json", "maps.npz", "evidence.json", ".png", ".pdf", ".csv", ".md", ".tex")
+    assert all(path.endswith(shown) for path in reports)
 
 
 def test_a_leak_of_ground_truth_would_be_seen():
@@ -315,7 +323,7 @@ def test_every_stage_with_a_model_is_told_its_family(plan):
 
 def test_every_stage_with_a_model_is_told_how_many_gpus_to_take(plan):
     stages = {"finetune", "finetune_vanilla", "attention", "detect", "detect_layers", "evaluate", "attention_maps"}
-    stages |= {"purify_test", "purify_triggered"}
+    stages |= {"purify_test", "purify_triggered", "evidence"}
     assert {job["rule"] for job in plan if "python -m bye --gpus 0 " in job["shell"]} == stages
 
 

@@ -109,7 +109,7 @@ def files_of_cell(config, cell):
     if method.acts_on != "training set":
         return answers
     found = ["flags.parquet", *method.writes, "kept.json", "dropped.json", "adapter", "loss.csv", *answers]
-    found += ["detection.json"] if poisoned else []
+    found += ["evidence.json", *(["detection.json"] if poisoned else [])]
     return found + (["entropy.png"] if "layers.csv" in method.writes else [])
 
 

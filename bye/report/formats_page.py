@@ -12,6 +12,7 @@ from bye.formats import (
     DROPPED,
     ENTRIES,
     EVALUATION,
+    EVIDENCE,
     EXAM,
     FLAGS,
     FLAGS_OF_KIND,
@@ -210,6 +211,13 @@ FILES = {
             further=(("a guard", CAUGHT_SHARES),),
         ),
         File(f"{CELL}/entropy.png", "entropy-figure", "PNG", "Histogram of the scores with the mixture and the cut."),
+        File(
+            f"{CELL}/evidence.json",
+            "evidence",
+            "JSON object",
+            "What a page shows of a detector's cell: samples with their attention, scores, proofs. Below 200 kB.",
+            EVIDENCE,
+        ),
     ),
     "A file of your own, cleaned": (
         File(
@@ -221,6 +229,12 @@ FILES = {
         File("OUT/entries.csv", "clean", "CSV, one row an entry", "What became of each entry, and why.", ENTRIES),
         File("OUT/unjudged.json", "clean", "JSON list of objects", "The entries that were not looked at.", UNJUDGED),
         File("OUT/samples.png", "clean", "PNG", "Some of the samples that were dropped, and of those that were kept."),
+        File(
+            "OUT/report.html",
+            "clean",
+            "HTML, one file that loads nothing from elsewhere",
+            "The page to open first: the verdict, what was proven, samples with their attention, the command.",
+        ),
         File("OUT/summary.txt", "clean", "text", "What was found, dropped and not looked at."),
         File("OUT/layers.csv, entropy.png", "clean", "as in a cell", "What BYE saw."),
         File("OUT/work/", "clean", "folder", "The run: configuration, the samples that were judged, results, logs."),

@@ -2,7 +2,20 @@
 
 from bye.errors import ByeError
 from bye.files import parse_json
-from bye.stages.options import CELL_LABELS, CELLS, CONFIGFILES, PICTURES, may, need, stage
+from bye.stages.options import (
+    CELL_LABELS,
+    CELLS,
+    CONFIGFILES,
+    FINETUNED,
+    IMAGES,
+    PICTURES,
+    SAMPLES,
+    SEED,
+    THREADS,
+    may,
+    need,
+    stage,
+)
 
 
 def entry_of(text):
@@ -134,6 +147,28 @@ def purified_figure(names, samples, images, out):
     columns = {name: files[4 * index : 4 * index + 4] for index, name in enumerate(names)}
     for path in out:
         purified_figure(columns, path)
+
+
+@stage(
+    "evidence",
+    need("--flags", "Parquet file with the flags of a detector"),
+    may("--groups", None, "groups.csv of a detector that proves groups of answers"),
+    may("--trials", None, "its trials.csv"),
+    may("--labels", None, "ground truth, to mark the samples that are shown"),
+    *FINETUNED,
+    SAMPLES,
+    IMAGES,
+    may("--batch-size", 32, "samples a forward pass"),
+    SEED,
+    THREADS,
+    need("--out", "JSON file to write"),
+)
+def evidence(**options):
+    """Gather what a page shows of a detector's cell: some samples with their attention, histogram, proofs."""
+    from bye.report.evidence import write_evidence
+
+    count = write_evidence(**options)
+    print(f"evidence: {count} samples in {options['out']}")
 
 
 @stage(

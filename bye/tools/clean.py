@@ -17,12 +17,16 @@ from bye.data.findings import count_kinds, stop_for
 from bye.data.images import image_path
 from bye.data.samples import write_samples
 from bye.errors import ByeError, counted
-from bye.files import read_json, write_bytes, write_text
+from bye.files import read_csv, read_json, write_bytes, write_text
 from bye.flags import read_flags
 from bye.registry import find, kinds
+from bye.report.file_page import file_page
+from bye.report.histogram import histogram
 from bye.tools.configuration import find_workflow
 from bye.tools.making import find_profile, make
 from bye.tools.outcome import Outcome, draw_samples, summarise, write_outcome
+from bye.tools.verdict import verdict
+from bye.workflow.texts import as_options
 
 SCOUT = "config/scout.yaml"  # whose models are known too
 DATASET = "mine"  # the names of the one cell in OUT/work
@@ -45,7 +49,7 @@ def clean(
     kind="consensus",
     **settings,
 ):
-    """Write kept, dropped, summary.txt and the detector's evidence for the samples file `data` to the folder `out`.
+    """Write kept, dropped, summary.txt, report.html and the detector's evidence of the samples file `data` to `out`.
 
     model: a key of the section models in config.yaml or `configfile`, or a folder with a checkpoint of a family known
     there, whose training settings it then gets; images: the folder that image paths start from. kept and dropped have
@@ -59,6 +63,10 @@ def clean(
     from bye.detect.mixture import MIN_SAMPLES
 
     root, method = find_workflow(), _detector(kind, settings)
+    given = {"model": model, "configfile": configfile, "data": data, "images": images, "out": out, "unjudged": unjudged}
+    given |= {"follow_links": follow_links or None, "kind": kind, "seed": seed, "profile": profile}
+    chosen = {name: value for name, value in settings.items() if value != method.settings[name].default}
+    made_by = f"bye clean {as_options(given | chosen)}"
     profile = None if profile is None else find_profile(root, profile)
     file = EntryFile(data)
     data, images, out = (Path(path).expanduser().resolve() for path in (data, images, out))
@@ -70,7 +78,7 @@ def clean(
     if kind in ("bye", "consensus"):
         evidence |= dict.fromkeys(BYE, DEFENCE if kind == "bye" else "bye")
     written = [f"kept{suffix}", f"dropped{suffix}", "unjudged.json", "entries.csv", "samples.png", "summary.txt"]
-    written += evidence
+    written += ["report.html", *evidence]
     if images == out or data in [out / name for name in written] or data.is_relative_to(work):
         raise ByeError(f"a result in {out} could take the place of a file of {data} or {images}; choose another --out")
     key, model = _model(root, configfile, model)
@@ -100,7 +108,7 @@ def clean(
 
     cells = work / "results" / key / DATASET / "none" / f"s{seed}"
     print(f"bye clean: {len(checked.samples)} samples to look at; work and logs are in {work}", flush=True)
-    targets = {"kept.json": DEFENCE, "dropped.json": DEFENCE, **evidence}
+    targets = {"kept.json": DEFENCE, "dropped.json": DEFENCE, "evidence.json": DEFENCE, **evidence}
     make(root, work, [os.path.relpath(cells / of / name, work) for name, of in targets.items()], cores, profile)
     for name in EVIDENCE - set(evidence):
         (out / name).unlink(missing_ok=True)  # of another detector, by an earlier run
@@ -113,6 +121,10 @@ def clean(
     groups = out / "groups.csv" if kind == "consensus" else None
     summary = summarise(outcome, out, layers, method.fill(settings).get("tau"), groups)
     write_text(out / "summary.txt", summary + "\n")
+    lines = verdict(outcome, None if groups is None else read_csv(groups))
+    beside = [("bye, on the same fine-tune", histogram(cells / "bye" / "flags.parquet"))] if kind == "consensus" else []
+    found = read_json(cells / DEFENCE / "evidence.json")
+    write_text(out / "report.html", file_page(data.name, lines, found, made_by, [(kind, found["histogram"]), *beside]))
     print(summary)
     return summary
 

@@ -114,13 +114,13 @@ def summarise(outcome, out, layers=None, tau=None, groups=None):
     if groups is not None:
         lines += _told_groups(read_csv(groups))
     elif n_dropped:
-        lines.append(_common_answer(outcome))
+        lines.append(common_answer(outcome))
     if groups is None and n_dropped > CAUTION * n:
         lines.append(
             "caution, that is more than poison ever is; the two modes may be two kinds of questions or images. Look at "
             "entropy.png and at the answers in dropped before you train on the rest"
         )
-    lines += _not_looked_at(outcome)
+    lines += not_looked_at(outcome)
     lines += [f"{note} in {counted(number, 'sample')}" for note, number in sorted(checked.notes.items())]
     n_kept = sum(outcome.kept())
     lines.append(f"{n_kept} kept and {checked.n_entries - n_kept} dropped are in {out}; entries.csv says of each why")
@@ -158,8 +158,8 @@ def _share(row, name):
     return f"{shares[0]} of trials (controls: {shares[1]})"
 
 
-def _common_answer(outcome):
-    """The most common of the answers that samples were dropped for, and whether it stands out as a target would."""
+def common_answer(outcome):
+    """Return the most common answer that samples were dropped for, and whether it stands out as a target would."""
     flagged, suspects = outcome.flags["flagged"], [text for *_, text in outcome.suspects()]
     [(answer, count)] = Counter(text for text, drop in zip(suspects, flagged, strict=True) if drop).most_common(1)
     kept = Counter(
@@ -178,8 +178,8 @@ def _common_answer(outcome):
     return f"{told}. That is no answer that stands out as a target does: look at samples.png first" if alike else told
 
 
-def _not_looked_at(outcome):
-    """One line on the entries that were not judged, by kind and by what became of them; none where there are none."""
+def not_looked_at(outcome):
+    """Return a list of one line on the entries that were not judged, by kind and by what became of them, or of none."""
     findings = outcome.checked.findings
     counts = Counter((finding.kind, fate(finding, outcome.policy)) for finding in findings)
     parts = [

@@ -129,6 +129,17 @@ class Files:
         writes = self.method(wildcards.defence).writes
         return fill(f"{CELL}/layers.csv", wildcards) if "layers.csv" in writes else []
 
+    def evidence_files(self, wildcards):
+        """Return what the evidence of a cell is made of, as {option of the stage: files}."""
+        files = {"flags": fill(f"{CELL}/flags.parquet", wildcards), "samples": self.training_samples(wildcards)}
+        files["adapter"] = self.plain_adapter(wildcards)
+        for name in ("groups", "trials"):
+            if f"{name}.csv" in self.method(wildcards.defence).writes:
+                files[name] = fill(f"{CELL}/{name}.csv", wildcards)
+        if self.is_poisoned(wildcards):
+            files["labels"] = fill(LABELS, wildcards)
+        return files
+
     def model_path(self, wildcards):
         """Return the folder or hub id of a model."""
         return self.config["models"][wildcards.model]["path"]

@@ -135,6 +135,10 @@ class Options:
         """Return the labels as an option, where there are any."""
         return as_options({"labels": self.files.labels_if_any(wildcards) or None})
 
+    def evidence(self, wildcards):
+        """Return the options of `evidence`."""
+        return f"{as_options(self.files.evidence_files(wildcards))} {self.attention(wildcards)}"
+
     def layers(self, wildcards):
         """Return the layer selection as an option, where there is one."""
         return as_options({"layers": self.files.layers_if_any(wildcards) or None})

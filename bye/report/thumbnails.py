@@ -1,0 +1,52 @@
+"""Small pictures as data URIs: images, and attention as a coloured veil to be laid over them."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+QUALITY = 78  # of WebP
+FAINT, STRONG = np.array([214, 60, 0]), np.array([255, 214, 51])  # colours of little and of much attention
+VEIL = 0.8  # opacity of the strongest attention
+AROUND = 1  # image tokens on each side of the most attended one in its crop
+
+
+def thumbnail(image, side):
+    """Return a PIL image, scaled down to `side` pixels at most, as a data URI (WebP)."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side), Image.LANCZOS)
+    return _uri(small, "webp", quality=QUALITY, method=6)
+
+
+def heat(attention):
+    """Return attention (rows, columns), summing to one, as a data URI: a pixel a token, to be stretched over the image.
+
+    Opacity and colour grow with the logarithm of a token's share, from none at an even share to all at the whole: the
+    veils of different samples can be compared.
+    """
+    share = attention * attention.size
+    strength = np.log(np.maximum(share, 1)) / np.log(max(2, attention.size))  # 0 to 1
+    colour = FAINT + (STRONG - FAINT) * strength[..., None]
+    veil = np.concatenate([colour, 255 * VEIL * strength[..., None]], axis=2)
+    return _uri(Image.fromarray(np.round(np.clip(veil, 0, 255)).astype(np.uint8)), "png", optimize=True)
+
+
+def crop(image, attention):
+    """Return the part of a PIL image around the token that is attended to most; attention: (rows, columns)."""
+    rows, columns = attention.shape
+    row, column = np.unravel_index(attention.argmax(), attention.shape)
+    left, right = _ends(column, columns, image.width)
+    top, bottom = _ends(row, rows, image.height)
+    return image.crop((left, top, right, bottom))
+
+
+def _ends(place, places, pixels):
+    first, last = max(0, place - AROUND) * pixels // places, min(places, place + AROUND + 1) * pixels // places
+    return int(first), int(max(last, first + 1))
+
+
+def _uri(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
