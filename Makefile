@@ -12,7 +12,7 @@ export PYTHONUNBUFFERED := 1
 help:
 	@echo "make table1       results/table1.csv: CP and ASR of every defence, beside the paper's (CORES=4)"
 	@echo "make table2       results/table2.csv: precision, recall and F1 of BYE, beside the paper's"
-	@echo "make all          every table and figure (long); make paper adds report.html and docs/results.md"
+	@echo "make all          every table and figure (long); make paper adds report.html, index.html and docs/results.md"
 	@echo "make base-models  pre-train the mini base models from scratch into results/base_models (long)"
 	@echo "make scout        the scout, a model of laptop size of real parts (180 MB of download), into results/base_models/scout"
 	@echo "make test         the tests; make test-all adds the slow ones, test-slurm a real SLURM"
@@ -48,6 +48,7 @@ all: $(INSTALLED)
 paper: all
 	snakemake --report results/report.html
 	python -m bye results-page --facts "commit $$(git rev-parse --short HEAD)" "$$(nproc) cores"
+	python -m bye run-page --facts "commit $$(git rev-parse --short HEAD)" "$$(nproc) cores"
 
 base-models: $(INSTALLED)
 	snakemake --cores $(CORES) base_models

@@ -20,10 +20,18 @@ def test_a_page_of_what_is_there(tmp_path):
     (results / "figure3.png").write_bytes(b"picture")
     (notes / "intro.md").write_text("What it is.\n")
     (notes / "figure3.md").write_text("Two modes.\n")
-    assert results_page(ENTRIES, results, notes, out, ["commit abc"], "Two seeds", "--config seeds=[0,1]") == 2
+    told = {"facts": ["commit abc"], "verdict": ["none fails"]}
+    assert results_page(ENTRIES, results, notes, out, title="Two seeds", options="--config seeds=[0,1]", **told) == 2
     page = out.read_text()
     order = [
-        *("# Two seeds\n", "What it is.", "- commit abc", "## Table 2: detection of poisoned samples", "| a | 99.00 |"),
+        *(
+            "# Two seeds\n",
+            "What it is.",
+            "- none fails",
+            "- commit abc",
+            "## Table 2: detection of poisoned samples",
+            "| a | 99.00 |",
+        ),
         *("## Figure 3", "results/figure3.png --config", "Two modes.", "](figures/figure3.png)"),
     ]
     places = [page.index(text) for text in order]

@@ -50,14 +50,25 @@ def command(line):
     return f'<p class="soft">Made, and made again, by</p>\n<pre>{escape(line)}</pre>\n'
 
 
-def table(names, rows, numbers=()):
-    """Return a table. rows: lists of HTML; numbers: the names of columns that stand to the right."""
+def picture(source, name):
+    """Return a figure by itself; name: what it shows."""
+    return f"<p>{_image(source, 'plot', name)}</p>\n"
+
+
+def table(names, rows, numbers=(), opened=()):
+    """Return a table. rows: lists of HTML; numbers: the names of columns that stand to the right; opened: of each row
+    the id of the dialog that it opens, or None."""
     kinds = [' class="number"' if name in numbers else "" for name in names]
     head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(names, kinds, strict=True))
+    head = f"<th></th>{head}" if any(opened) else head
     lines = []
-    for row in rows:
+    for row, dialog in zip(rows, opened or [None] * len(rows), strict=True):
         cells = "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds, strict=True))
-        lines.append(f"<tr>{cells}</tr>\n")
+        if dialog is None:
+            lines.append(f"<tr>{'<td></td>' if any(opened) else ''}{cells}</tr>\n")
+        else:
+            opens = f'class="open" data-cell="{escape(dialog)}"'
+            lines.append(f"<tr {opens}><td><button>look</button></td>{cells}</tr>\n")
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{"".join(lines)}</tbody></table></div>\n'
 
 
@@ -119,14 +130,16 @@ def _card(name, sample):
 
 
 def _picture(source, attention=None):
-    """A picture, with attention over it; both are data URIs of our own."""
-    images = []
-    for kind, each in (("", source), (' class="heat"', attention)):
-        if each is not None:
-            if not each.startswith(PICTURE):
-                raise ValueError("a picture of a page is a data URI")
-            images.append(f'<img{kind} alt="" src="{escape(each)}">')
-    return f'<span class="picture">{"".join(images)}</span>'
+    """A picture, with attention over it."""
+    veil = "" if attention is None else _image(attention, "heat", "")
+    return f'<span class="picture">{_image(source, "", "")}{veil}</span>'
+
+
+def _image(source, kind, name):
+    """An image, a data URI of our own. Raises ValueError for any other."""
+    if not source.startswith(PICTURE):
+        raise ValueError("a picture of a page is a data URI")
+    return f'<img class="{kind}" alt="{escape(name)}" src="{escape(source)}">'
 
 
 # ---- groups of answers and their proofs ------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from bye.errors import ByeError
 from bye.files import read_text, replacing, write_text
 
 
-def results_page(entries, results, notes, out, facts, title, options=""):
+def results_page(entries, results, notes, out, facts, title, options="", verdict=()):
     """Write the page of the targets that a results folder has.
 
     Parameters
@@ -19,6 +19,7 @@ def results_page(entries, results, notes, out, facts, title, options=""):
     facts : list of str, each a line on the run (commit, machine, seeds).
     title : of the page.
     options : options of snakemake in the commands, e.g. --config "seeds=[0,1,2]".
+    verdict : list of str, each a line on what fails (`bye.report.measured.verdict`).
 
     Raises
     ------
@@ -26,28 +27,37 @@ def results_page(entries, results, notes, out, facts, title, options=""):
         If the results folder has none of the targets.
     """
     results, notes, out = Path(results), Path(notes), Path(out)
-    parts = [f"# {title}\n", _note(notes, "intro"), "".join(f"- {fact}\n" for fact in facts)]
+    parts = [
+        f"# {title}\n",
+        _note(notes, "intro"),
+        *("".join(f"- {line}\n" for line in each) for each in (verdict, facts)),
+    ]
     found = 0
-    for name, entry in entries.items():
+    for name, entry, table, figure in made(entries, results, ".md"):
         title = titled(entry)
-        table, figure = results / f"{name}.md", results / f"{name}.png"
-        files = [path for path in (table, figure) if path.is_file()]
-        if not files:
-            continue
         found += 1
-        target = f"results/{name}.csv" if table.is_file() else f"results/{name}.png"
+        target = f"results/{name}.csv" if table else f"results/{name}.png"
         parts += [f"## {title}\n", f"    snakemake --cores 4 {target} {options}".rstrip() + "\n", _note(notes, name)]
-        if figure.is_file():
+        if figure:
             parts.append(f"![{title}](figures/{name}.png)\n")
             (out.parent / "figures").mkdir(parents=True, exist_ok=True)
             with replacing(out.parent / "figures" / f"{name}.png") as partial:
                 shutil.copyfile(figure, partial)
-        if table.is_file():
+        if table:
             parts.append(read_text(table))
     if not found:
         raise ByeError(f"{results} has no tables or figures; run snakemake first")
     write_text(out, "\n".join(part for part in parts if part))
     return found
+
+
+def made(entries, results, suffix=".csv"):
+    """Yield (name, entry, path of its table, path of its figure) of what a folder has, None of what it lacks."""
+    for name, entry in entries.items():
+        files = [results / f"{name}{ending}" for ending in (suffix, ".png")]
+        table, figure = (path if path.is_file() else None for path in files)
+        if table or figure:
+            yield name, entry, table, figure
 
 
 def _note(folder, name):

@@ -183,12 +183,33 @@ def evidence(**options):
 )
 def results_page(configfile, **options):
     """Write one page with every table and figure of a run."""
+    from bye.report.measured import verdict
     from bye.report.page import results_page
     from bye.tools.configuration import read_configuration
 
     _, config = read_configuration(configfile)
-    count = results_page(entries=config["tables"], **options)
+    lines = [line for _, line in verdict(config, options["results"])]
+    count = results_page(entries=config["tables"], verdict=lines, **options)
     print(f"results-page: {count} targets in {options['out']}")
+
+
+@stage(
+    "run-page",
+    may("--results", "results", "folder with tables, figures and the evidence of cells"),
+    may("--out", "results/index.html", "page to write"),
+    may("--facts", (), "lines on the run: commit, machine", nargs="*", type=str),
+    may("--title", "Results of a mini run", "title of the page"),
+    may("--options", "", "options that snakemake was given, for the commands on the page"),
+    CONFIGFILES,
+)
+def run_page(configfile, **options):
+    """Write one HTML file with the verdict on a run, every table and figure, and the evidence behind the rows."""
+    from bye.report.run_page import run_page
+    from bye.tools.configuration import read_configuration
+
+    _, config = read_configuration(configfile)
+    count, cells = run_page(config, **options)
+    print(f"run-page: {count} targets in {options['out']}, {cells} cells to look into")
 
 
 @stage(
