@@ -60,13 +60,12 @@ def test_the_verdict_names_what_fails(config, tmp_path):
     others = ["badnet,random_drop,,,100.00,", "badnet,oracle,100.00,0.00,50.00,"]  # no detector, an upper bound
     write_table(tmp_path, *rows, *others)
     stays = "Backdoors that stay after cleaning (attack success above 5 %)"
+    lost = "Untouched sets that lose samples (more than 1 %)"
+    missed = "Poison that is not found (F1 below 90 %)"
     assert verdict(config, tmp_path) == [
-        (
-            "bad",
-            "Backdoors that stay after cleaning (attack success above 5 %): 1 of 1 cells: tiny sqa badnet bye (62.5 %).",
-        ),
-        ("bad", "Poison that is not found (F1 below 90 %): 1 of 1 cells: tiny sqa badnet bye (12 %)."),
-        ("bad", "Untouched sets that lose samples (more than 1 %): 1 of 1 cells: tiny sqa none bye (2.5 %)."),
+        ("bad", f"{stays}: 1 of 1 cells: tiny sqa badnet bye (62.5 %)."),
+        ("bad", f"{missed}: 1 of 1 cells: tiny sqa badnet bye (12 %)."),
+        ("bad", f"{lost}: 1 of 1 cells: tiny sqa none bye (2.5 %)."),
     ]
 
 
