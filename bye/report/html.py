@@ -183,21 +183,24 @@ def _group(group, found):
             f'before it answers (layer {found["layer"]}, {where})</figcaption></figure><figure class="small">'
             f"{_picture(sample['patch'])}<figcaption>What it looks at most</figcaption></figure></div>\n"
         )
-    for proof, what in PROOFS.items():
-        own = [trial for trial in group["trials"] if trial["proof"] == proof]
-        if own:
-            controls = [trial for trial in group["controls"] if trial["proof"] == proof]
-            hits = sum(trial["hit"] == "true" for trial in own)
-            state = "" if "<details" in "".join(parts) else " open"
-            parts.append(f"<details{state}><summary>Trials: {escape(what)} ({hits} of {len(own)})</summary>\n")
-            names = ["sample", "shown as part of", "says to that as it is", "says now", "hit"]
-            parts.append(table(names, [_trial(trial) for trial in own]))
-            if controls:
-                parts.append('<p class="soft">Some of the controls: the same with samples outside.</p>\n')
-                names = ["sample", "its own answer", *names[1:4]]
-                parts.append(table(names, [_control(trial) for trial in controls]))
-            parts.append("</details>\n")
+    tried = [proof for proof in PROOFS if any(trial["proof"] == proof for trial in group["trials"])]
+    for number, proof in enumerate(tried):
+        parts.append(_trials(group, proof, opened=number == 0))
     return "".join(parts)
+
+
+def _trials(group, proof, opened):
+    """What comes of the trials of a proof, and of its controls, in tables that can be folded."""
+    own, controls = ([each for each in group[kind] if each["proof"] == proof] for kind in ("trials", "controls"))
+    hits = sum(trial["hit"] == "true" for trial in own)
+    names = ["sample", "host", "says to the host as it is", "says now"]
+    summary = f"Trials: {escape(PROOFS[proof])} ({hits} of {len(own)})"
+    parts = [f"<details{' open' if opened else ''}><summary>{summary}</summary>\n"]
+    parts.append(table([*names, "hit"], [_trial(trial) for trial in own]))
+    if controls:
+        parts.append('<p class="soft">Some of the controls: the same with samples outside.</p>\n')
+        parts.append(table(["sample", "its own answer", *names[1:]], [_control(trial) for trial in controls]))
+    return "".join(parts) + "</details>\n"
 
 
 def _trial(trial):
