@@ -75,7 +75,7 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
     names = {path.name for path in out.iterdir()}
     files = {"kept.jsonl", "dropped.jsonl", "unjudged.json", "entries.csv", "samples.png", "summary.txt", "work"}
     files.add("report.html")
-    assert names == files | {"layers.csv", "entropy.png"}
+    assert names == files | {"groups.csv", "trials.csv", "layers.csv", "entropy.png"}
     lines = (tmp_path / "été 1" / "my data.jsonl").read_bytes().splitlines()
     rows = read_csv(out / "entries.csv")
     for name in ("kept", "dropped"):  # as they were, in order
