@@ -96,7 +96,7 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
     assert own.returncode == 0 and "bye clean: 6 of 24 dropped (25.0%)\n" in own.stdout
     assert "finetune" not in own.stdout  # what was trained serves this detector too
     assert {path.name for path in out.iterdir()} == files
-    assert "--kind 'odd one.py' --seed 0 --step 4\n" in unescape((out / "report.html").read_text(encoding="utf-8"))
+    assert "--kind 'odd one.py' --seed 0 --step 4</pre>" in unescape((out / "report.html").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
