@@ -28,6 +28,11 @@ def cut(text, length=300):
     return f"{text[: length // 2]}...{text[-length // 4 :]} ({len(text)} characters)"
 
 
+def shortened(text, length=60):
+    """A text as a line quotes it: of a long one the beginning."""
+    return f"{text[:length]}..." if len(text) > length else text
+
+
 def counted(number, thing):
     """A number of things as a sentence has it: "1 sample", "9 samples"."""
     return f"{number} {thing}{'s' * (number != 1)}"

@@ -8,9 +8,10 @@ import pytest
 from bye.answers.carry import Carrier, Insertion, Row, without_phrase
 from bye.answers.court import Case, Court
 from bye.answers.trials import add, mean_difference, overlay, paste
-from bye.detect.groups import beyond_chance, contains, group_answers, kind_of, numbered, shared_phrases, telling_phrases
+from bye.detect.groups import beyond_chance, contains, group_answers, kind_of, shared_phrases, telling_phrases
 from bye.detect.proofs import Proof, lower_bound, upper_bound
 from bye.detect.robust import low_scores
+from bye.features import number_samples
 
 SIDE, GRID = 24, (6, 6)  # pixels, image tokens
 CENTRE = (2, 2)
@@ -85,7 +86,7 @@ class World:
         """Have the court hear the groups; return the cases and which samples are dropped."""
         n = len(self.images)
         flagged = np.zeros(n, dtype=bool) if flagged is None else flagged
-        kinds = numbered([kind_of(question) for question in self.questions])
+        kinds = number_samples([kind_of(question) for question in self.questions])
         rows = [
             Row(place, question, answer, None, int(kind), CENTRE, GRID)
             for place, (question, answer, kind) in enumerate(zip(self.questions, self.answers, kinds, strict=True))

@@ -6,6 +6,7 @@ goes to a host, a row outside of it.
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -82,6 +83,10 @@ class Carrier:
     order: list
     before: dict = field(default_factory=dict)
 
+    def __post_init__(self):
+        self.kinds = np.array([row.kind for row in self.rows])
+        self.shared = lru_cache(1)(self._shared)  # a group's first trials and the others come one after the other
+
     def hosts(self, members, count, unlike):
         """Return `count` rows outside `members` at most, of those kinds of question that fewest members ask.
 
@@ -89,11 +94,10 @@ class Carrier:
         """
         inside = np.zeros(len(self.rows), dtype=bool)
         inside[members] = True
-        kinds = np.array([row.kind for row in self.rows])
-        share = np.bincount(kinds, weights=inside) / np.maximum(1, np.bincount(kinds))
+        share = np.bincount(self.kinds, weights=inside) / np.maximum(1, np.bincount(self.kinds))
         outside = [row for row in self.order if not inside[row]]
-        most = np.median(share[kinds[outside]]) if outside else 0
-        outside = [row for row in outside if share[kinds[row]] <= most]
+        most = np.median(share[self.kinds[outside]]) if outside else 0
+        outside = [row for row in outside if share[self.kinds[row]] <= most]
         outside.sort(key=lambda row: row not in self.before)
         found = []
         for start in range(0, len(outside), AT_ONCE):
@@ -134,7 +138,7 @@ class Carrier:
         over that at half weight; `shared`, what the members' images have in common is added to it; `words`, words of
         the member's question are put to the host's.
         """
-        shared = self._shared(members) if proof == "shared" and pairs else None
+        shared = self.shared(tuple(members)) if proof == "shared" and pairs else None
         trials = []
         for member, host in pairs:
             if proof == "words":

@@ -27,8 +27,9 @@ class Case:
     """A group before the court.
 
     group: a `bye.detect.groups.Group`; forms: `normalised` texts that count as its answer; tried: {proof: what is
-    Tried}; proofs: {name: Proof}; phrase: words of its questions that were moved; verdict: "proven", "suspicious", ""
-    where nothing speaks for it, None where it was not tried; dropped: rows.
+    Tried}; proofs: {name: Proof}; phrase: words of its questions that were moved; having: members whose questions have
+    them, None where none were looked for; verdict: "proven", "suspicious", "" where nothing speaks for it, None where
+    it was not tried; dropped: rows.
     """
 
     group: object
@@ -36,6 +37,7 @@ class Case:
     tried: dict = field(default_factory=dict)
     proofs: dict = field(default_factory=dict)
     phrase: str | None = None
+    having: list | None = None
     verdict: str | None = None
     dropped: list = field(default_factory=list)
 
@@ -44,8 +46,11 @@ class Case:
 
     def hit(self, text):
         """Whether what the model said is the group's answer."""
-        said = normalised(text)
-        return any(contains(said, form) if self.group.phrase else said == form for form in self.forms)
+        return self.is_form(normalised(text))
+
+    def is_form(self, text):
+        """Whether a `normalised` text is the group's answer."""
+        return any(contains(text, form) for form in self.forms) if self.group.phrase else text in self.forms
 
     def hits(self, proof):
         """How many trials of a proof made the model say it."""
@@ -65,6 +70,7 @@ class Court:
         self.rate, self.confidence = rate, confidence
         self.questions = [normalised(row.question) for row in carrier.rows]
         self.answers = [normalised(row.answer) for row in carrier.rows]
+        self.kinds = [kind_of(row.question) for row in carrier.rows]
         self.controls = {}
 
     def hear(self, cases, budget):
@@ -92,7 +98,8 @@ class Court:
             return False  # what most images share is what the others lack
         if len(done) < count:
             if proof == "words":
-                members = self._having(case)
+                case.having = self._having(case) if case.having is None else case.having
+                members = case.having
             hosts = self.carrier.hosts(self._inside(case), self.trials, case.hit) if members else []
             pairs = self.carrier.pair(proof, members, hosts, count)[len(done) :]
             done += self.carrier.carry(proof, pairs, self._members(case), case.phrase)
@@ -105,7 +112,7 @@ class Court:
 
     def _inside(self, case):
         """The rows whose answers are the group's, in any of its forms."""
-        return [row for row, answer in enumerate(self.answers) if case.hit(answer)]
+        return [row for row, answer in enumerate(self.answers) if case.is_form(answer)]
 
     def _having(self, case):
         """The members whose questions have the phrase that is moved; none where no phrase can be blamed.
@@ -113,14 +120,13 @@ class Court:
         One can where the questions, without it, are such as others ask, and do not get the group's answer: where it is
         not the question itself.
         """
-        if case.phrase is None:
-            found = telling_phrases(self.questions, case.group.members)
-            if not found:
-                return []
-            case.phrase = found[0][0]
+        found = telling_phrases(self.questions, case.group.members)
+        if not found:
+            return []
+        case.phrase = found[0][0]
         rows = [row for row in self._members(case) if contains(self.questions[row], case.phrase)]
         inside = set(self._inside(case))
-        asked = {kind_of(row.question) for number, row in enumerate(self.carrier.rows) if number not in inside}
+        asked = {kind for number, kind in enumerate(self.kinds) if number not in inside}
         left = [row for row in rows if kind_of(without_phrase(case.phrase, self.carrier.rows[row].question)) in asked]
         if 2 * len(left) < len(rows):
             return []

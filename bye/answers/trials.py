@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 
 from bye.answers.generate import generate
-from bye.data.images import image_sizes, load_image
+from bye.data.images import image_sizes, load_image, token_box
 
 HALF = 0.5  # weight of the carried image where one is laid over another
 SIDE = 128  # pixels, of the mean images
@@ -58,12 +58,7 @@ class Asker:
 
     def pixels(self, place):
         """The part of a sample's image that the model sees: (H, W, 3) uint8."""
-        image = load_image(self.root, self.entries[place])
-        if getattr(self.family.image_processor, "do_center_crop", False):
-            side = min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            image = image.crop((left, top, left + side, top + side))
-        return np.asarray(image)
+        return np.asarray(self.family.seen(load_image(self.root, self.entries[place])))
 
     def grid(self, place):
         """(rows, columns) of a sample's image tokens."""
@@ -82,11 +77,9 @@ def paste(carried, host, cell, grid, around=1):
     cell: (row, column) of an image token in a grid of (rows, columns); around: how many tokens on each side go with it.
     """
     height, width = host.shape[:2]
-    (row, column), (rows, columns) = cell, grid
-    tall = slice(max(0, row - around) * height // rows, min(rows, row + around + 1) * height // rows)
-    wide = slice(max(0, column - around) * width // columns, min(columns, column + around + 1) * width // columns)
+    top, bottom, left, right = token_box(cell, grid, height, width, around)
     made = host.copy()
-    made[tall, wide] = resized(carried, height, width)[tall, wide]
+    made[top:bottom, left:right] = resized(carried, height, width)[top:bottom, left:right]
     return made
 
 

@@ -99,6 +99,17 @@ def load_image(images_root, sample):
         raise ByeError(f"sample {str(sample['id'])!r}: {error}") from error.__cause__
 
 
+def token_box(cell, grid, height, width, around=1):
+    """Return (top, bottom, left, right) in pixels of an image token and `around` tokens on each side of it.
+
+    cell: (row, column) in a grid of (rows, columns); height, width: of the image, all of which the grid covers.
+    """
+    (row, column), (rows, columns) = cell, grid
+    top, bottom = max(0, row - around) * height // rows, min(rows, row + around + 1) * height // rows
+    left, right = max(0, column - around) * width // columns, min(columns, column + around + 1) * width // columns
+    return int(top), int(bottom), int(left), int(right)
+
+
 def image_sizes(images_root, samples):
     """Return the (height, width) of each sample's image as `load_image` gives it; each file is opened once.
 

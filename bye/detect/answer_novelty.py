@@ -10,6 +10,7 @@ from scipy.stats import poisson
 from sklearn.base import BaseEstimator, OutlierMixin
 
 from bye.detect.answer_groups import WORD, group, normalised
+from bye.detect.robust import SIGMAS
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 START, END = "<start>", "<end>"
@@ -191,7 +192,7 @@ def shape(token):
 def excess(value, others):
     """Return by how much a value exceeds the median of others, in their robust deviations, of FLOOR at least."""
     median = np.median(others)
-    deviation = 1.4826 * np.median(np.abs(others - median))
+    deviation = SIGMAS * np.median(np.abs(others - median))
     return float((value - median) / max(deviation, FLOOR))
 
 

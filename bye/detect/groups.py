@@ -40,12 +40,6 @@ def kind_of(question):
     return " ".join(normalised(question).split()[:KIND])
 
 
-def numbered(names):
-    """Return (n,) int, equal ones for equal names."""
-    number_of = {}
-    return np.array([number_of.setdefault(name, len(number_of)) for name in names], dtype=int)
-
-
 def group_answers(answers, flagged, least=3, phrases=12):
     """Return the Groups of answers, those enriched among the flagged ones first.
 

@@ -4,7 +4,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-PER_DEVIATION = 1.4826  # standard deviations of a Gaussian in a median absolute deviation
+from bye.detect.robust import SIGMAS
+
 TINY = 1e-8
 
 
@@ -73,4 +74,4 @@ class RobustDistance(OutlierMixin, BaseEstimator):
 def middle(X):
     """Return the median and the robust standard deviation over the first axis."""
     center = np.median(X, axis=0)
-    return center, PER_DEVIATION * np.median(np.abs(X - center), axis=0) + TINY
+    return center, SIGMAS * np.median(np.abs(X - center), axis=0) + TINY

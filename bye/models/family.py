@@ -109,6 +109,14 @@ class Family:
         forward pass takes them ("pixel_values" is (B, 3, height, width) float32, where all images get one size)."""
         return {"pixel_values": self.image_processor(images=images, return_tensors="pt")["pixel_values"]}
 
+    def seen(self, image):
+        """The part of a PIL image that the model sees: its middle square, where the preprocessing takes that."""
+        if not getattr(self.image_processor, "do_center_crop", False):
+            return image
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        return image.crop((left, top, left + side, top + side))
+
     @torch.no_grad()
     def image_features(self, pixels):
         """Run vision tower and projector on the pixels of B images: B tensors, (T, D) where `inputs` is not its own."""

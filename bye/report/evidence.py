@@ -77,7 +77,7 @@ def write_evidence(
         "samples": {},
     }
     for name in ids:
-        picture = seen(work.family, load_image(images, entries[name]))
+        picture = work.family.seen(load_image(images, entries[name]))
         content["samples"][name] = _sample(table, places[name], entries[name], picture, maps[name][layer])
         content["samples"][name]["poisoned"] = poisoned.get(name)
         if name in examples:
@@ -113,15 +113,6 @@ def most_telling(maps):
         entropies = np.sum(np.where(shares > 0, -shares * np.log(np.maximum(shares, 1e-300)), 0), axis=1)
         spread.append(entropies / np.log(max(2, shares.shape[1])))
     return int(np.std(spread, axis=0).argmax()) if spread else 0
-
-
-def seen(family, image):
-    """Return the part of an image that the model sees."""
-    if not getattr(family.image_processor, "do_center_crop", False):
-        return image
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
 
 
 def _sample(table, place, entry, picture, attention):

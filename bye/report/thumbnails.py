@@ -6,10 +6,11 @@ import io
 import numpy as np
 from PIL import Image
 
+from bye.data.images import token_box
+
 QUALITY = 78  # of WebP
 FAINT, STRONG = np.array([214, 60, 0]), np.array([255, 214, 51])  # colours of little and of much attention
 VEIL = 0.8  # opacity of the strongest attention
-AROUND = 1  # image tokens on each side of the most attended one in its crop
 
 
 def thumbnail(image, side):
@@ -34,16 +35,9 @@ def heat(attention):
 
 def crop(image, attention):
     """Return the part of a PIL image around the token that is attended to most; attention: (rows, columns)."""
-    rows, columns = attention.shape
-    row, column = np.unravel_index(attention.argmax(), attention.shape)
-    left, right = _ends(column, columns, image.width)
-    top, bottom = _ends(row, rows, image.height)
-    return image.crop((left, top, right, bottom))
-
-
-def _ends(place, places, pixels):
-    first, last = max(0, place - AROUND) * pixels // places, min(places, place + AROUND + 1) * pixels // places
-    return int(first), int(max(last, first + 1))
+    cell = np.unravel_index(attention.argmax(), attention.shape)
+    top, bottom, left, right = token_box(cell, attention.shape, image.height, image.width)
+    return image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
 
 
 def _uri(image, kind, **options):

@@ -17,6 +17,13 @@ from bye.stages.options import (
     stage,
 )
 
+PAGE = (  # of a run
+    may("--facts", (), "lines on the run: commit, machine", nargs="*", type=str),
+    may("--title", "Results of a mini run", "title of the page"),
+    may("--options", "", "options that snakemake was given, for the commands on the page"),
+    CONFIGFILES,
+)
+
 
 def entry_of(text):
     """Return the description of a table that an option gives as JSON. Raises ByeError where it is none."""
@@ -176,10 +183,7 @@ def evidence(**options):
     may("--results", "results", "folder with tables and figures"),
     may("--notes", "docs/notes", "folder with what is to be said about them"),
     may("--out", "docs/results.md", "page to write; figures go to the folder figures beside it"),
-    may("--facts", (), "lines on the run: commit, machine", nargs="*", type=str),
-    may("--title", "Results of a mini run", "title of the page"),
-    may("--options", "", "options that snakemake was given, for the commands on the page"),
-    CONFIGFILES,
+    *PAGE,
 )
 def results_page(configfile, **options):
     """Write one page with every table and figure of a run."""
@@ -197,10 +201,7 @@ def results_page(configfile, **options):
     "run-page",
     may("--results", "results", "folder with tables, figures and the evidence of cells"),
     may("--out", "results/index.html", "page to write"),
-    may("--facts", (), "lines on the run: commit, machine", nargs="*", type=str),
-    may("--title", "Results of a mini run", "title of the page"),
-    may("--options", "", "options that snakemake was given, for the commands on the page"),
-    CONFIGFILES,
+    *PAGE,
 )
 def run_page(configfile, **options):
     """Write one HTML file with the verdict on a run, every table and figure, and the evidence behind the rows."""

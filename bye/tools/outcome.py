@@ -10,13 +10,12 @@ from bye.data.entries import EntryFile
 from bye.data.findings import DROP, KEEP, KINDS, fate
 from bye.data.samples import turns_of
 from bye.detect.proofs import PROOFS
-from bye.errors import counted
+from bye.errors import counted, shortened
 from bye.files import read_csv, write_csv
 from bye.formats import ENTRIES, names
 
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
 STANDS_OUT = 0.5  # share of what was dropped that has one answer, where that is a target
-SHORT = 60  # characters of an answer in the summary
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def _told_groups(rows):
     for row in rows:
         if row["verdict"] in ("proven", "suspicious"):
             proofs = [f"{PROOFS[name]} in {_share(row, name)}" for name in PROOFS if row[f"{name}_controls"]]
-            answer = repr(f"{row['answer'][:SHORT]}..." if len(row["answer"]) > SHORT else row["answer"])
+            answer = repr(shortened(row["answer"]))
             how = "answer" if row["shares"] == "answer" else "have in their answers"
             then = f"{row['dropped']} dropped" if row["verdict"] == "proven" else "suspicious, not proven, and kept"
             lines.append(f"{row['samples']} samples {how} {answer}: {then}. {'; '.join(proofs)}")
@@ -168,7 +167,7 @@ def common_answer(outcome):
         if not drop
         for _, text in turns_of(sample)
     )
-    short = repr(f"{answer[:SHORT]}..." if len(answer) > SHORT else answer)
+    short = repr(shortened(answer))
     of_dropped, of_kept = count / sum(flagged), kept[answer] / max(1, kept.total())
     told = (
         f"the most common answer they were dropped for is {short}: {of_dropped:.1%} of what was dropped, and "

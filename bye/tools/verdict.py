@@ -1,6 +1,7 @@
 """The verdict on a cleaned file in three lines: what was dropped, what is suspicious, what could not be seen."""
 
-from bye.tools.outcome import CAUTION, SHORT, common_answer, not_looked_at
+from bye.errors import shortened
+from bye.tools.outcome import CAUTION, common_answer, not_looked_at
 
 AT_ONCE = 4  # answers that a line names
 
@@ -51,7 +52,6 @@ def _named(rows):
     """Groups by their answers and how many samples they have."""
     parts = []
     for row in rows[:AT_ONCE]:
-        answer = f"{row['answer'][:SHORT]}..." if len(row["answer"]) > SHORT else row["answer"]
-        parts.append(f"'{answer}' ({int(row['samples']):,})")
+        parts.append(f"'{shortened(row['answer'])}' ({int(row['samples']):,})")
     more = [f"and {len(rows) - AT_ONCE} more"] if len(rows) > AT_ONCE else []
     return ", ".join(parts + more)

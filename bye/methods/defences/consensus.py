@@ -11,15 +11,13 @@ from typing import Annotated
 import numpy as np
 
 from bye.data.samples import system_of, turns_of
-from bye.errors import counted
-from bye.features import align_turns
+from bye.errors import counted, shortened
+from bye.features import align_turns, number_samples
 from bye.flags import Verdict
 
 ACTS_ON = "training set"
 READS = ("entropy", "image_mass", "head_entropy", "head_token", "samples", "model")
 WRITES = ("groups.csv", "trials.csv")
-
-SHORT = 60  # characters of an answer
 
 
 def detect(
@@ -48,15 +46,16 @@ def detect(
     from bye.answers.carry import Carrier, Row
     from bye.answers.court import Case, Court
     from bye.answers.trials import Asker
-    from bye.detect.groups import group_answers, kind_of, numbered
+    from bye.detect.groups import group_answers, kind_of
     from bye.detect.robust import low_scores
 
     entries, places = samples.entries, features.sample_of
     told = [turns_of(entry) for entry in entries]
     turns = [told[place][turn] for place, turn in zip(places, features.answers, strict=True)]
-    kinds = numbered([kind_of(question) for question, _ in turns])
+    kinds = number_samples([kind_of(question) for question, _ in turns])
     scores = low_scores(align_turns(features.entropies, features.answers), kinds).max(axis=1)
-    cases = [Case(group) for group in group_answers([answer for _, answer in turns], scores > flag, least)]
+    suspects = scores > flag
+    cases = [Case(group) for group in group_answers([answer for _, answer in turns], suspects, least)]
 
     asker = Asker(model.load(), entries, samples.images, model.batch_size)
     rows = []
@@ -66,16 +65,17 @@ def detect(
             Row(place, question, answer, system_of(entries[place]), int(kind), divmod(int(token), grid[1]), grid)
         )
     order = np.random.default_rng(seed).permutation(len(rows)).tolist()
-    court = Court(Carrier(asker, rows, order), scores > flag, screening, trials, rate, confidence)
+    court = Court(Carrier(asker, rows, order), suspects, screening, trials, rate, confidence)
     court.hear(cases, budget * len(rows))
 
     reasons, flagged = [""] * len(rows), np.zeros(len(rows), dtype=bool)
     for case in cases:
+        reason = _sentence(case, rows)
         for row in case.dropped:
-            flagged[row], reasons[row] = True, _sentence(case, rows)
+            flagged[row], reasons[row] = True, reason
     tables = {"groups.csv": _group_rows(cases, rows), "trials.csv": _trial_rows(cases, court, features.ids)}
     found = {"groups": len(cases), "untried": sum(case.verdict is None for case in cases), "passes": asker.passes}
-    columns = {"flagged_by_attention": scores > flag}
+    columns = {"flagged_by_attention": suspects}
     return Verdict(flagged, reasons, -scores, None, columns, {"consensus": json.dumps(found)}, tables)
 
 
@@ -100,7 +100,7 @@ def _sentence(case, rows):
 
     answer = rows[case.group.members[0]].answer
     text = case.group.text if case.group.phrase else answer
-    short = repr(f"{text[:SHORT]}..." if len(text) > SHORT else text)
+    short = repr(shortened(text))
     n, told = len(case.dropped), []
     for name, proof in case.proofs.items():
         share = f"{100 * proof.hits / proof.trials:.0f} % of {counted(proof.trials, 'trial')}"
