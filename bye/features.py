@@ -1,7 +1,7 @@
 """attention.parquet as detectors get it: what one forward pass tells of each answer of the training samples."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -45,6 +45,12 @@ class Features:
     def sample_of(self):
         """(n,) int, the number of each answer's sample, in the order in which the ids occur first."""
         return number_samples(self.ids)
+
+    def part(self, rows):
+        """Those of some answers. rows: (n,) bool or int."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        arrays = {name: value[rows] for name, value in values.items() if isinstance(value, np.ndarray)}
+        return replace(self, ids=np.array(self.ids, dtype=object)[rows].tolist(), **arrays)
 
 
 def check_enough(features, method, least=10):

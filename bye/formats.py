@@ -202,6 +202,11 @@ TRIALS = columns(
     ("said", "text", "what it said in the trial"),
     ("hit", "true or false", "whether that is the group's answer; empty of controls"),
 )
+PART = columns(
+    ("size", "integer", "samples that were drawn, or all of the set"),
+    ("draw", "integer", "number of the draw, from 0"),
+    ("flagged", "integer", "samples that the detector flags among them"),
+)
 DROPPED = columns(
     *((column.name, column.type, column.text) for column in SAMPLE[:3]),
     ("bye", "object", '{"score": number or null, "p_low": number or null, "reason": string}, as in flags.parquet'),
@@ -324,6 +329,17 @@ TABLES = {
         ("prompt", "text", "last line of the first sample's question"),
         ("question", "text", "the lines before it"),
         ("example", "text", "the first sample's answer"),
+    ),
+    "parts": columns(
+        ("model", "text", "key of the model"),
+        ("dataset", "text", "key of the dataset"),
+        ("method", "text", "key of the defence"),
+        ("size", "integer", "samples of a part, or of the whole set"),
+        ("parts", "integer", "parts that were drawn, over all seeds"),
+        ("harmed", "integer", "those of them in which something is flagged"),
+        ("lost", "number", "share that is flagged, mean over the parts, per cent"),
+        ("worst", "number", "the highest of these shares, per cent"),
+        ("n_seeds", "integer", "seeds"),
     ),
     "layers": columns(
         ("model", "text", "key of the model"),

@@ -341,6 +341,7 @@ def signature(path, name, typed=True):
 def _setting(path, argument, default, text, typed):
     where = f"{path}: setting {argument.arg}"
     value = REQUIRED if default is None else _literal(default, where)
+    value = list(value) if isinstance(value, tuple) else value  # a configuration has lists
     if not typed:
         schema = {}
     elif argument.annotation is not None:

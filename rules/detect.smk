@@ -49,6 +49,28 @@ for name, defences in plan.detectors().items():
             " --threads {resources.torch_threads} --flags {output.flags:q} > {log:q} 2>&1"
 
 
+# Random parts of an untouched set: whatever is flagged there is a false alarm.
+rule detect_parts:
+    input:
+        unpack(plan.detector_files),
+    output:
+        f"{CELL}/parts.csv",
+    wildcard_constraints:
+        attack=UNTOUCHED,
+        defence=keys_pattern(plan.acting_on("training set")),
+    threads: needs.detector_threads
+    resources:
+        mem_mb=needs.detector_mem_mb,
+        runtime=needs.detector_runtime,
+        gpu=needs.detector_gpu,
+        torch_threads=1,
+    params:
+        options=options.detect_parts,
+    shell:
+        "python -m bye --gpus {resources.gpu} detect-parts {params.options} --seed {wildcards.seed}"
+        " --threads {resources.torch_threads} --out {output:q} > {log:q} 2>&1"
+
+
 rule keep:
     input:
         samples=plan.training_samples,

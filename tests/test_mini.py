@@ -13,6 +13,7 @@ from bye.data.samples import answer_of, question_of
 from bye.errors import ByeError
 from bye.mini.world import write_dataset
 from bye.mini.world.canvas import COLOR_INDEX, GROUNDS, ICONS, LABEL_INDEX
+from bye.mini.world.honest import CLOUDS, UNKNOWN, WHOSE, draw_mixed, draw_rare_image, draw_rare_question
 from bye.mini.world.icons import EDGES, draw_icons
 from bye.mini.world.layouts import WRITERS
 from bye.mini.world.photos import draw_photo
@@ -22,6 +23,7 @@ from bye.mini.world.small_things import add_small_things, is_on_small_things
 from bye.mini.world.tiles import LAND, draw_tile
 
 N_TRAIN, N_TEST = 18, 6
+FORMATS = dict.fromkeys(("mixed", "rare_question", "rare_image"), "rsvqa")  # whose name is not its layout's
 EVERY = pytest.mark.parametrize("dataset", WRITERS)
 
 
@@ -39,7 +41,8 @@ def prepared(raw):
     """The samples of every mini dataset as the loaders read them: {dataset: {split: samples}}."""
     samples = {}
     for dataset in WRITERS:
-        assert prepare(dataset, raw / dataset, N_TRAIN, N_TEST, 0, raw / "samples" / dataset) == (N_TRAIN, N_TEST)
+        form = FORMATS.get(dataset, dataset)
+        assert prepare(form, raw / dataset, N_TRAIN, N_TEST, 0, raw / "samples" / dataset) == (N_TRAIN, N_TEST)
         samples[dataset] = {
             split: read_samples(raw / "samples" / dataset / f"{split}.json", raw / dataset)
             for split in ("train", "test")
@@ -71,7 +74,7 @@ def test_same_seed_same_bytes(raw, tmp_path, dataset):
 @EVERY
 def test_the_loader_finds_exactly_what_was_asked_for(raw, prepared, tmp_path, dataset):
     assert [len(prepared[dataset][split]) for split in ("train", "test")] == [N_TRAIN, N_TEST]
-    assert prepare(dataset, raw / dataset, None, None, 0, tmp_path) == (N_TRAIN, N_TEST)
+    assert prepare(FORMATS.get(dataset, dataset), raw / dataset, None, None, 0, tmp_path) == (N_TRAIN, N_TEST)
 
 
 @EVERY
@@ -88,9 +91,32 @@ def test_pictures_vary_and_no_test_picture_is_a_training_picture(raw, prepared, 
 
 
 def test_unknown_dataset(tmp_path):
-    with pytest.raises(ByeError, match="there is no mini dataset 'vqa'; known: scienceqa, iconqa, flickr30k, rsvqa"):
+    with pytest.raises(ByeError, match="there is no mini dataset 'vqa'; known: flickr30k, iconqa, rsvqa, scienceqa"):
         write_dataset("vqa", tmp_path / "out", 2, 2, seed=0)
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- honest sets that could be taken for poisoned --------------------------------------------------------------------
+
+
+def test_a_mixed_set_has_as_many_questions_of_each_kind():
+    rng = np.random.default_rng(0)
+    asked = [question for _ in range(100) for question in draw_mixed(rng).questions[:4]]
+    lettered = [question for question in asked if len(question.answer) == 1 and question.answer in "ABC"]
+    assert 0.35 < len(lettered) / len(asked) < 0.65
+    assert all(f"{question.answer}. " in question.text for question in lettered)
+
+
+def test_rare_answers_are_rare_and_of_their_own_kind():
+    rng = np.random.default_rng(0)
+    scenes = [draw_rare_question(rng) for _ in range(150)]
+    odd = [question for scene in scenes for question in scene.questions if question.answer == UNKNOWN]
+    assert 3 <= len(odd) <= 24 and {question.text for question in odd} <= set(WHOSE)
+    covered = [scene for scene in (draw_rare_image(rng) for _ in range(250)) if scene.questions[0].answer == CLOUDS]
+    assert 1 <= len(covered) <= 15
+    for scene in covered:
+        assert {question.answer for question in scene.questions} == {CLOUDS}
+        assert set(np.unique(scene.canvas.labels)) == {LABEL_INDEX["snow"]}
 
 
 # ---- answers against the files ---------------------------------------------------------------------------------------

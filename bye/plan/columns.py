@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean
 
+from bye.plan.paths import UNTOUCHED
+
 IDENTITY = {"model": "model", "method": "defence", "dataset": "dataset", "attack": "attack"}  # column -> key of a cell
 UPPER_BOUND = "upper bound: reads the labels"
 
@@ -17,7 +19,8 @@ class Measure:
     """A number of a cell.
 
     file: of the cell's folder; key: in that file; scale: what the number is multiplied by; poisoned: whether it exists
-    only where there is poison; title: as a row of a turned table has it.
+    only where there is poison; title: as a row of a turned table has it; untouched: file and key of the untouched set,
+    where they are others.
     """
 
     file: str
@@ -25,6 +28,11 @@ class Measure:
     scale: float = 1.0
     poisoned: bool = False
     title: str | None = None
+    untouched: tuple[str, str] | None = None
+
+    def of(self, attack):
+        """Return (file, key) in the cells of an attack."""
+        return self.untouched if self.untouched and attack == UNTOUCHED else (self.file, self.key)
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,11 @@ MEASURES = {
     "f1": _detection("f1", "F1 (%)"),
     "auroc": _detection("auroc", "AUROC (%)"),
     "average_precision": _detection("average_precision", "Average precision (%)"),
-    "clean_lost": _detection("clean_lost", "Clean samples dropped (%)"),
+    "clean_lost": Measure(
+        *("detection.json", "clean_lost", 100.0),
+        title="Clean samples dropped (%)",
+        untouched=("flags.parquet", "flagged"),  # all of them are clean
+    ),
     "dropped": Measure("flags.parquet", "flagged", 100.0, title="Dropped (%)"),
 }
 TEXTS = {
@@ -111,19 +123,22 @@ LAYER_COLUMNS = (
     *("model", "dataset", "attack", "seed", "layer", "mu_low", "sigma_low", "mu_high", "sigma_high"),
     *("bsi", "auroc", "sensitive"),
 )
+PART_COLUMNS = ("model", "dataset", "method", "size", "parts", "harmed", "lost", "worst", "n_seeds")
 KNOWN = {  # what rows an entry may have, and the columns of each
     "cells": (*IDENTITY, *MEASURES, *TEXTS, *DERIVED, *PAPER),
     "datasets": DATASET_COLUMNS,
     "layers": LAYER_COLUMNS,
+    "parts": PART_COLUMNS,
 }
 
 
-def file_of(column):
-    """Return the file of a cell that a column is read from, or None."""
-    found = MEASURES.get(column) or TEXTS.get(column)
+def file_of(column, attack):
+    """Return the file of a cell of an attack that a column is read from, or None."""
     if column == SECONDS:
         return "flags.parquet"  # how many samples the time was taken for
-    return found.file if found else None
+    if column in MEASURES:
+        return MEASURES[column].of(attack)[0]
+    return TEXTS[column].file if column in TEXTS else None
 
 
 def needs_poison(column):

@@ -13,7 +13,7 @@ def definition(config, name):
     told |= {key: entry[key] for key in ("sort", "best", "pivot") if key in entry}
     if rows_of(entry) == "datasets":
         return told | {"formats": {key: config["datasets"][key]["format"] for key in names(config, entry, "datasets")}}
-    if rows_of(entry) == "layers":
+    if rows_of(entry) in ("layers", "parts"):
         return told
     told |= {section: names(config, entry, section) for section in LISTS} | {"seeds": config["seeds"]}
     runs = cells(config, name)
@@ -96,8 +96,14 @@ def section_of(config, column, runs):
     """Return whose the setting or the labels of a column are: "attack" or "defence"."""
     if "labels" in column:
         return "defence"
-    of_attacks = all(column["setting"] in settings_of(config, "attack", cell.attack) for cell in runs)
+    of_attacks = all_have(config, runs, "attack", column["setting"])
     return column.get("of", "attack" if of_attacks else "defence")
+
+
+def all_have(config, runs, section, setting):
+    """Whether all attacks ("attack"; the untouched set is none), or all defences, of cells have a setting."""
+    keys = {getattr(cell, section) for cell in runs} - ({UNTOUCHED} if section == "attack" else set())
+    return bool(keys) and all(setting in settings_of(config, section, key) for key in keys)
 
 
 def settings_of(config, section, key):
@@ -114,5 +120,5 @@ def _text_of(config, column, section, key):
     """What a column of settings or labels has for an attack or a defence."""
     if "labels" in column:
         return column["labels"][key]
-    value = settings_of(config, section, key).get(column["setting"])
+    value = settings_of(config, section, key).get(column["setting"], UNTOUCHED)
     return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

@@ -8,7 +8,7 @@ import itertools
 from dataclasses import dataclass
 
 from bye.plan.columns import file_of, needs_poison
-from bye.plan.paths import ATTACKED, CELL, CLEAN, LABELS, RAW, UNTOUCHED
+from bye.plan.paths import ATTACKED, CELL, CLEAN, LABELS, PARTS, RAW, UNTOUCHED
 from bye.registry import find
 
 LISTS = {
@@ -19,7 +19,7 @@ LISTS = {
 }  # or one, in the singular
 # Figures: what each is drawn from.
 FIGURES = {
-    **dict.fromkeys(("bars", "layers", "poison-rate"), "its table"),
+    **dict.fromkeys(("bars", "layers", "matrix", "poison-rate"), "its table"),
     "histograms": "flags",
     **dict.fromkeys(("maps", "triggers"), "samples"),
     "purified": "purified images",
@@ -81,7 +81,7 @@ def cells(config, name):
 
 
 def rows_of(entry):
-    """Return what the rows of a table are: cells, datasets or layers."""
+    """Return what the rows of a table are: cells, datasets, layers or parts."""
     return entry.get("rows", "cells")
 
 
@@ -109,7 +109,7 @@ def files_of_cell(config, cell):
     if method.acts_on != "training set":
         return answers
     found = ["flags.parquet", *method.writes, "kept.json", "dropped.json", "adapter", "loss.csv", *answers]
-    found += ["evidence.json", *(["detection.json"] if poisoned else [])]
+    found += ["evidence.json", "detection.json" if poisoned else PARTS]
     return found + (["entropy.png"] if "layers.csv" in method.writes else [])
 
 
@@ -132,7 +132,7 @@ def cell_files(config, name):
     """Return {(cell, file name)} in order, as a list: what the columns of a table of cells are read from."""
     wanted = {}
     for cell, column in itertools.product(cells(config, name), columns(config["tables"][name])):
-        file = file_of(column.get("column"))
+        file = file_of(column.get("column"), cell.attack)
         if file is not None and shows(column, cell):
             wanted[cell.of(column.get("defence", cell.defence)), file] = None
     return list(wanted)
@@ -152,6 +152,8 @@ def table_files(config, name):
             "cells": distinct([*attention, *(cell.path("layers.csv") for cell in runs)]),
             "labels": label_files(runs),
         }
+    if rows_of(entry) == "parts":
+        return {"cells": [cell.path(PARTS) for cell in cells(config, name)]}
     files = {"cells": [cell.path(file) for cell, file in cell_files(config, name)]}
     told = [cell for cell in cells(config, name) if _reads(config, cell.defence, "reference")]
     if any(column.get("column") == "told" for column in columns(entry)) and told:

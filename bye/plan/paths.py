@@ -11,6 +11,7 @@ BENCHMARKS = "results/benchmarks"
 LOGS = "results/logs"
 
 UNTOUCHED = "none"  # the built-in attack: the clean set, without trigger and labels
+PARTS = "parts.csv"  # of a cell of it
 OWN_FOLDERS = {"data", "downloads", "labels", "logs", "benchmarks", "base_models"}  # of results, so no names of cells
 
 MODEL_FILES = ["config.json", "model.safetensors"]  # of a base model that a rule builds

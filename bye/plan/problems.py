@@ -5,7 +5,7 @@ from string import Formatter
 
 from bye.errors import ByeError
 from bye.plan.columns import IDENTITY, KNOWN, MEASURES, PAPER, TEXTS, file_of
-from bye.plan.definition import identifies, settings_of, shown_text
+from bye.plan.definition import all_have, identifies, shown_text
 from bye.plan.entries import (
     FIGURES,
     LISTS,
@@ -32,6 +32,7 @@ UNUSED = {**dict.fromkeys(("maps", "triggers"), ("defences",)), "purified": ("mo
 DRAWN = {
     "bars": ("model", "dataset", "variant", "f1"),
     "layers": ("model", "dataset", "layer", "bsi", "auroc", "sensitive"),
+    "matrix": ("model", "dataset", "method", "trigger", "rate", "f1", "clean_lost", "ASR_vanilla"),
     "poison-rate": (
         *("model", "dataset", "method", "rate", "recall", "precision"),
         *("ASR_vanilla", "ASR", "dropped"),
@@ -95,6 +96,8 @@ def _of_shape(config, name):
         for key in ("pivot", "best", "paper"):
             if key in entry:
                 yield f"{where}.{key} is for rows that are cells, not {rows}; leave it out"
+    if rows == "parts" and given["attacks"] != [UNTOUCHED]:
+        yield f"{where} has rows that are parts of the untouched set; name the attack {UNTOUCHED}, and no other"
     if rows == "layers":
         if UNTOUCHED in given["attacks"]:
             yield f"{where} compares layers with the truth, and the untouched set has none; leave it out"
@@ -139,17 +142,12 @@ def _of_columns(config, name):
 def _of_setting(config, column, runs, where):
     """A column that shows a setting."""
     setting = column["setting"]
-    owners = [each for each in ("attack", "defence") if _has(config, runs, each, setting)]
+    owners = [each for each in ("attack", "defence") if all_have(config, runs, each, setting)]
     if len(owners) > 1 and "of" not in column:
         yield f"{where}: {setting} is a setting of attacks and of defences; say of: attack or of: defence"
     elif column.get("of", owners[0] if owners else None) not in owners:
         lacking = distinct(key for cell in runs for key in (cell.attack, cell.defence))
         yield f"{where} shows the setting {setting!r}, which not all of {', '.join(lacking)} have; leave it out"
-
-
-def _has(config, runs, section, setting):
-    """Whether all attacks, or all defences, of cells have a setting."""
-    return all(setting in settings_of(config, section, getattr(cell, section)) for cell in runs)
 
 
 def _of_cells(config, name):
@@ -158,7 +156,7 @@ def _of_cells(config, name):
     told = set()
     for cell, column in itertools.product(cells(config, name), columns(entry)):
         owner = cell.of(column.get("defence", cell.defence))
-        method, file = method_of(config, owner.defence), file_of(column.get("column"))
+        method, file = method_of(config, owner.defence), file_of(column.get("column"), cell.attack)
         if "labels" in method.reads and cell.attack == UNTOUCHED:
             told.add(
                 f"{where}: {owner.defence} reads the labels, and the untouched set has none; leave one of them out"
@@ -215,7 +213,7 @@ def _of_paper(config, name):
             yield f"{where}.paper.{key} is {paper[key]!r}, which cannot be filled in ({error}); correct it"
             continue
         for field in fields:
-            owners = [each for each in ("attack", "defence") if _has(config, cells(config, name), each, field)]
+            owners = [each for each in ("attack", "defence") if all_have(config, cells(config, name), each, field)]
             if len(owners) != 1:
                 whose = " and ".join(owners) or "neither"
                 yield f"{where}.paper.{key} names {field!r}, which is a setting of {whose}; correct it"

@@ -21,6 +21,7 @@ from bye.formats import (
     LAYER,
     LOSS,
     MAPS,
+    PART,
     PREDICTION,
     SAMPLE,
     TABLES,
@@ -192,6 +193,13 @@ FILES = {
             SAMPLES_FORM,
             "The flagged samples, every entry as it was, with one further key.",
             DROPPED,
+        ),
+        File(
+            f"{CELL}/parts.csv",
+            "detect-parts",
+            "CSV, a row a part",
+            "How many samples a detector flags in random parts of an untouched set: false alarms.",
+            PART,
         ),
         File(f"{CELL}/detection.json", "score", "JSON object", "The flags against the labels.", DETECTION),
         File(

@@ -42,6 +42,8 @@ def table(entry, out, cells, labels=(), reference=()):
     """
     if entry["rows"] == "datasets":
         rows = [_named(entry, texts) for texts in dataset_rows(entry["formats"], cells)]
+    elif entry["rows"] == "parts":
+        rows = [_named(entry, texts) for texts in part_rows(cells_of(cells))]
     elif entry["rows"] == "layers":
         rows = [_named(entry, texts) for texts in layer_rows(cells_of(cells), labels_of(labels))]
     else:
@@ -106,8 +108,9 @@ class Cells:
 
     def _numbers(self, measure, key):
         values = []
-        for content in self._contents(measure.file, (measure.key,), key):
-            number = content[measure.key]
+        file, name = measure.of(key["attack"])
+        for content in self._contents(file, (name,), key):
+            number = content[name]
             if isinstance(number, list):
                 number = mean(number)
             values.append(None if number is None else measure.scale * number)
@@ -220,6 +223,26 @@ def layer_rows(cells, labels):
             numbers = {name: _text(float(layer[name])) for name in LAYER_NUMBERS}
             row = {**names, **layer, **numbers, "auroc": _text(share)}
             rows.append({name: row[name] for name in LAYER_COLUMNS})
+    return rows
+
+
+def part_rows(cells):
+    """Return a row for each model, dataset, defence and size of part, over all draws and seeds: how many parts that
+    are, in how many something was flagged, and the share flagged, mean and highest, per cent.
+
+    cells: as `cells_of` gives them, each with parts (parts.csv).
+    """
+    found = {}
+    for cell in cells:
+        for row in read_csv(cell["parts"]):
+            key = cell["model"], cell["dataset"], cell["defence"], int(row["size"])
+            found.setdefault(key, []).append((cell["seed"], 100 * int(row["flagged"]) / int(row["size"])))
+    rows = []
+    for (model, dataset, method, size), draws in found.items():
+        shares = [share for _, share in draws]
+        texts = {"model": model, "dataset": dataset, "method": method, "size": str(size), "parts": str(len(draws))}
+        texts |= {"harmed": str(sum(share > 0 for share in shares)), "lost": _text(mean(shares))}
+        rows.append(texts | {"worst": _text(max(shares)), "n_seeds": str(len({seed for seed, _ in draws}))})
     return rows
 
 

@@ -2,14 +2,10 @@
 
 from bye.stages.options import DTYPE, FAMILY, LABELS, QUANTIZATION, SAMPLES, SEED, THREADS, TUNING, may, need, stage
 
-
-@stage(
-    "detect",
-    may("--kind", "bye", "kind of defence that acts on the training set, or the path of a .py file"),
+READ_BY_DETECTORS = (
     may("--attention", None, "attention.parquet of the training samples"),
     may("--samples", None, "training samples, for a defence that reads them"),
     may("--images", None, "their image folder"),
-    may("--labels", None, "ground truth, for a defence that reads it (an upper bound)"),
     may("--reference", None, "clean samples, for a defence that needs some"),
     may("--reference-images", None, "their image folder"),
     may("--model", None, "model folder or hub id, for a defence that runs the model"),
@@ -21,32 +17,64 @@ from bye.stages.options import DTYPE, FAMILY, LABELS, QUANTIZATION, SAMPLES, SEE
     may("--batch-size", 64, "samples a forward pass"),
     SEED,
     THREADS,
+)
+READ_NAMES = {flags[0][2:].replace("-", "_") for flags, _ in READ_BY_DETECTORS} - {"seed"}
+DETECTOR = may("--kind", "bye", "kind of defence that acts on the training set, or the path of a .py file")
+
+
+@stage(
+    "detect",
+    DETECTOR,
+    *READ_BY_DETECTORS,
+    may("--labels", None, "ground truth, for a defence that reads it (an upper bound)"),
     need("--flags", "Parquet file for the flags; what else the defence writes goes beside it"),
     methods=(("kind", "defence"),),
 )
-def detect(kind, flags, seed, attention, samples, images, labels, reference, reference_images, model, **options):
+def detect(kind, flags, seed, labels, **options):
     """Run a detector on a training set: flag the samples that it finds poisoned."""
-    from bye.cleaning.run import FineTunedModel, SampleSet, detect
+    from bye.cleaning.run import detect
 
-    loading = {"expected": options.pop("family"), "quantization": options.pop("quantization")}
-    loading |= {name: options.pop(name) for name in ("tuning", "dtype")}
-    adapter, batch_size, threads = (options.pop(name) for name in ("adapter", "batch_size", "threads"))
-    if model is not None and threads:
+    given = _given(options)
+    count = detect(kind, flags, seed, options, labels=labels, **given)
+    print(f"detect: {count} samples flagged")
+
+
+@stage(
+    "detect-parts",
+    DETECTOR,
+    *READ_BY_DETECTORS,
+    may("--sizes", (40, 100, 300, 1000), "samples of a part; those that are smaller than the set", nargs="+", type=int),
+    may("--draws", 5, "parts of each size"),
+    need("--out", "CSV file to write"),
+    methods=(("kind", "defence"),),
+)
+def detect_parts(kind, out, seed, sizes, draws, **options):
+    """Run a detector on random parts of a training set, and on all of it: of an untouched one, whatever it flags is a
+    false alarm."""
+    from bye.cleaning.run import detect_parts
+
+    given = _given(options)
+    rows = detect_parts(kind, out, seed, options, sizes, draws, **given)
+    print(f"detect-parts: {sum(row['flagged'] for row in rows)} samples flagged in {len(rows)} parts")
+
+
+def _given(options):
+    """Take what a detector reads out of a stage's options; what is left are the detector's settings."""
+    from bye.cleaning.run import FineTunedModel, SampleSet
+
+    taken = {name: options.pop(name) for name in READ_NAMES if name in options}
+    loading = {"expected": taken["family"], **{name: taken[name] for name in ("quantization", "tuning", "dtype")}}
+    model, samples, reference = (taken[name] for name in ("model", "samples", "reference"))
+    if model is not None and taken["threads"]:
         import torch
 
-        torch.set_num_threads(threads)
-    count = detect(
-        kind,
-        flags,
-        seed,
-        options,
-        attention=attention,
-        samples=None if samples is None else SampleSet(samples, images),
-        labels=labels,
-        reference=None if reference is None else SampleSet(reference, reference_images),
-        model=None if model is None else FineTunedModel(model, adapter, batch_size, loading),
-    )
-    print(f"detect: {count} samples flagged")
+        torch.set_num_threads(taken["threads"])
+    return {
+        "attention": taken["attention"],
+        "samples": None if samples is None else SampleSet(samples, taken["images"]),
+        "reference": None if reference is None else SampleSet(reference, taken["reference_images"]),
+        "model": None if model is None else FineTunedModel(model, taken["adapter"], taken["batch_size"], loading),
+    }
 
 
 @stage(

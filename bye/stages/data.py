@@ -5,14 +5,17 @@ from bye.stages.options import SEED, UNJUDGED, may, need, stage, switch
 
 @stage(
     "mini-data",
-    need("--dataset", "scienceqa, iconqa, flickr30k or rsvqa"),
+    need(
+        "--dataset",
+        "scienceqa, iconqa, flickr30k or rsvqa; or mixed, rare_question or rare_image, in the last one's layout",
+    ),
     need("--out", "folder to write, in the dataset's official layout"),
     need("--train", "training samples", type=int),
     need("--test", "test samples", type=int),
     SEED,
 )
 def mini_data(dataset, out, train, test, seed):
-    """Write a mini dataset in its original's official layout."""
+    """Write a mini dataset in its original's official layout, or an honest one that could be taken for poisoned."""
     from bye.mini.world import write_dataset
 
     write_dataset(dataset, out, n_train=train, n_test=test, seed=seed)

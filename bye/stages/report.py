@@ -99,6 +99,21 @@ def poison_rate_figure(table, out):
 
 
 @stage(
+    "matrix-figure",
+    need(
+        "--table", "CSV of detectors, triggers and shares of poison, with the columns that config/matrix.yaml gives it"
+    ),
+    PICTURES,
+)
+def matrix_figure(table, out):
+    """Draw F1 of every detector against triggers and shares of poison."""
+    from bye.report.matrix import matrix_figure
+
+    for path in out:
+        matrix_figure(table, path)
+
+
+@stage(
     "layers-figure",
     need("--table", "CSV of a table whose rows are layers"),
     may("--tau", 2.0, "threshold of the BSI"),

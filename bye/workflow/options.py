@@ -23,7 +23,7 @@ class Options:
         """Return the options of `mini-data`."""
         dataset = self.config["datasets"][wildcards.dataset]
         sizes = {"train": dataset["train"], "test": dataset["test"]}
-        return as_options({"dataset": dataset["format"], **sizes, "seed": self.config["mini_seed"]})
+        return as_options({"dataset": dataset["mini"] or dataset["format"], **sizes, "seed": self.config["mini_seed"]})
 
     def prepare(self, wildcards):
         """Return the options of `prepare`."""
@@ -103,6 +103,10 @@ class Options:
         if not self.files.runs_model(wildcards):
             return options
         return f"{options} {as_options({'model': self.files.model_path(wildcards)})} {self.attention(wildcards)}"
+
+    def detect_parts(self, wildcards):
+        """Return the options of `detect-parts`."""
+        return f"{self.detect(wildcards)} {as_options(self.config['parts'])}"
 
     def evaluate(self, wildcards):
         """Return the options of `evaluate`."""

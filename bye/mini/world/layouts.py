@@ -4,11 +4,13 @@ The loaders read these folders as they would the real ones; the switch is one pa
 """
 
 import json
+from functools import partial
 
 import numpy as np
 
 from bye.errors import ByeError
 from bye.files import replacing_folder
+from bye.mini.world.honest import draw_mixed, draw_rare_image, draw_rare_question
 from bye.mini.world.icons import draw_icons
 from bye.mini.world.photos import draw_photo
 from bye.mini.world.science import draw_science
@@ -21,12 +23,12 @@ QUESTIONS_PER_TILE = 4
 def write_dataset(dataset, out, n_train, n_test, seed):
     """Draw a mini dataset of n_train and n_test samples and write it to the folder `out`.
 
-    dataset: scienceqa, iconqa, flickr30k or rsvqa. The same arguments give byte-identical files. Raises ByeError for
-    an unknown dataset.
+    dataset: scienceqa, iconqa, flickr30k or rsvqa; or one of `bye.mini.world.honest`, in RSVQA's layout. The same
+    arguments give byte-identical files. Raises ByeError for an unknown dataset.
     """
     if dataset not in WRITERS:
         raise ByeError(f"there is no mini dataset {dataset!r}; known: {', '.join(WRITERS)}")
-    number = sorted(WRITERS).index(dataset)
+    number = list(WRITERS).index(dataset)
     rngs = [np.random.default_rng([seed, number, split]) for split in range(len(SPLITS))]
     plan = dict(zip(SPLITS, zip((n_train, n_test), rngs, strict=True), strict=True))
     with replacing_folder(out) as folder:
@@ -102,15 +104,16 @@ def write_flickr30k(root, plan):
     _dump({"images": images, "dataset": "flickr30k"}, root / "dataset_flickr30k.json")
 
 
-def write_rsvqa(root, plan):
+def write_rsvqa(root, plan, draw=draw_tile):
     """One folder of tiles; per split a file each of questions, answers and images, entries of other splits inactive."""
     images, questions, answers = [], [], []
     for split, (count, rng) in plan.items():
-        for start in range(0, count, QUESTIONS_PER_TILE):
-            scene = draw_tile(rng)
+        done = len(questions)
+        while (left := count + done - len(questions)) > 0:
+            scene = draw(rng)
             image = {"id": len(images), "original_name": f"{len(images)}.tif", "split": split, "questions_ids": []}
             _save(scene, root / "Images_LR" / f"{image['id']}.tif")
-            for index in rng.permutation(len(scene.questions))[: min(QUESTIONS_PER_TILE, count - start)]:
+            for index in rng.permutation(len(scene.questions))[: min(QUESTIONS_PER_TILE, left)]:
                 question, number = scene.questions[index], len(questions)
                 image["questions_ids"].append(number)
                 entry = {"id": number, "img_id": image["id"], "type": question.kind, "question": question.text}
@@ -141,4 +144,12 @@ def _dump(value, path):
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-WRITERS = {"scienceqa": write_scienceqa, "iconqa": write_iconqa, "flickr30k": write_flickr30k, "rsvqa": write_rsvqa}
+WRITERS = {  # their order is part of what is drawn: new ones stand last
+    "flickr30k": write_flickr30k,
+    "iconqa": write_iconqa,
+    "rsvqa": write_rsvqa,
+    "scienceqa": write_scienceqa,
+    "mixed": partial(write_rsvqa, draw=draw_mixed),
+    "rare_question": partial(write_rsvqa, draw=draw_rare_question),
+    "rare_image": partial(write_rsvqa, draw=draw_rare_image),
+}

@@ -1,10 +1,12 @@
 """The numbers that the BYE paper prints, to stand beside ours.
 
-bye.csv has one row for each cell of its tables: table (1, 2, 3, 5, 6, 7), model, dataset, method, setting ("default", a
-trigger, or a threshold), and the metrics CP, ASR, P, R, F1 in per cent as printed (empty where the table has none).
+bye.csv has one row for each cell of its tables: table (1, 2, 3, 5, 6, 7, 9), model, dataset, method, setting
+("default", a trigger, or a threshold), and the metrics CP, ASR, P, R, F1 in per cent as printed (empty where the table
+has none).
 facts.csv has the texts of its Table 8. datasets.csv is its Table 4: sizes, task, metric, form of the answers and prompt
 of each dataset. Source: Rong et al., "Backdoor Cleaning without External Guidance in MLLM Fine-tuning", 2025,
-arXiv:2505.16916.
+arXiv:2505.16916. Table 9 is another paper's, the detection table of TCAP (arXiv:2601.21692), as far as public notes
+have it.
 """
 
 import csv
