@@ -14,13 +14,14 @@ LINES = 3  # of a question, and of an answer
 def gallery(path, images_root, rows):
     """Draw samples to a PNG or PDF file.
 
-    rows: [(title, [(sample, question, answer), ...]), ...], of each COLUMNS at most, one with any; images are relative
-    to images_root. A row without samples is left out.
+    rows: [(title, [(sample, question, answer), ...]), ...], one with any; images are relative to images_root. A row
+    without samples is left out; the longest one sets the width.
     """
     rows = [(title, shown) for title, shown in rows if shown]
-    with warnings.catch_warnings(), new_figure(path, (2.0 * COLUMNS, 2.9 * len(rows))) as figure:
+    columns = max(len(shown) for _, shown in rows)
+    with warnings.catch_warnings(), new_figure(path, (2.0 * columns, 2.9 * len(rows))) as figure:
         warnings.simplefilter("ignore")  # of letters that the font does not have; a box stands for them
-        grids = figure.subplots(len(rows), COLUMNS, squeeze=False)
+        grids = figure.subplots(len(rows), columns, squeeze=False)
         for grid, (title, shown) in zip(grids, rows, strict=True):
             grid[0].set_title(title, loc="left", fontsize=10, parse_math=False)
             for axes in grid:

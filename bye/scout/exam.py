@@ -13,12 +13,13 @@ from bye.formats import EXAM, names
 from bye.metrics.accuracy import accuracy
 from bye.metrics.cider import cider
 from bye.models import load_model
-from bye.report.gallery import COLUMNS, gallery
+from bye.report.gallery import gallery
 from bye.scout.train import SEEN
 from bye.workload import Workload
 
 COUNT = 300  # test samples of each set
-SHOWN = 8  # answers of each set
+SHOWN = 8  # answers of each set ...
+ROW = 4  # ... of which so many are in a row
 
 
 def examine(model, roots, out, picture, seed=0, batch_size=32, dtype="auto", max_new_tokens=24):
@@ -58,7 +59,7 @@ def examine(model, roots, out, picture, seed=0, batch_size=32, dtype="auto", max
             ({**entry, "image": f"{place}/{entry['image']}"}, question_of(entry).split("\n")[0], _beside(text, entry))
             for entry, text in list(zip(entries, said["scout"], strict=True))[:: max(1, len(entries) // SHOWN)][:SHOWN]
         ]
-        shown += [(name if not start else "", row[start : start + COLUMNS]) for start in range(0, len(row), COLUMNS)]
+        shown += [(name if not start else "", row[start : start + ROW]) for start in range(0, len(row), ROW)]
     write_csv(out, rows, names(EXAM))
     gallery(picture, common, shown)
     return rows
