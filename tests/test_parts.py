@@ -16,7 +16,7 @@ from bye.plan.definition import definition
 from bye.plan.entries import table_files
 from bye.plan.problems import check
 from bye.registry import find
-from bye.report.matrix import matrix_figure
+from bye.report.matrix import false_alarms_figure, matrix_figure
 from bye.report.tables import table
 from bye.tools.configuration import read_configuration
 
@@ -109,6 +109,8 @@ def test_rows_of_parts_are_over_draws_and_seeds(tmp_path, config):
     small, whole = rows_of(tmp_path / "alarms.csv")
     told = {"size": "40", "parts": "4", "harmed": "1", "lost": "2.50", "worst": "10.00", "n_seeds": "2"}
     assert small == {"model": "tiny", "dataset": "scienceqa", "method": "bye", **told}
+    false_alarms_figure(tmp_path / "alarms.csv", tmp_path / "alarms.png")
+    assert (tmp_path / "alarms.png").read_bytes().startswith(b"\x89PNG")
     assert (whole["size"], whole["harmed"], whole["lost"], whole["worst"]) == ("100", "1", "10.00", "20.00")
 
 

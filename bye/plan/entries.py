@@ -19,7 +19,7 @@ LISTS = {
 }  # or one, in the singular
 # Figures: what each is drawn from.
 FIGURES = {
-    **dict.fromkeys(("bars", "layers", "matrix", "poison-rate"), "its table"),
+    **dict.fromkeys(("bars", "false-alarms", "layers", "matrix", "poison-rate"), "its table"),
     "histograms": "flags",
     **dict.fromkeys(("maps", "triggers"), "samples"),
     "purified": "purified images",

@@ -32,6 +32,7 @@ UNUSED = {**dict.fromkeys(("maps", "triggers"), ("defences",)), "purified": ("mo
 DRAWN = {
     "bars": ("model", "dataset", "variant", "f1"),
     "layers": ("model", "dataset", "layer", "bsi", "auroc", "sensitive"),
+    "false-alarms": ("model", "dataset", "method", "size", "worst"),
     "matrix": ("model", "dataset", "method", "trigger", "rate", "f1", "clean_lost", "ASR_vanilla"),
     "poison-rate": (
         *("model", "dataset", "method", "rate", "recall", "precision"),

@@ -6,6 +6,8 @@ from pathlib import Path
 from bye.errors import ByeError
 from bye.files import read_text, replacing, write_text
 
+LONGEST = 200  # lines of a table that the page shows though it has a figure of it
+
 
 def results_page(entries, results, notes, out, facts, title, options="", verdict=()):
     """Write the page of the targets that a results folder has.
@@ -44,7 +46,9 @@ def results_page(entries, results, notes, out, facts, title, options="", verdict
             with replacing(out.parent / "figures" / f"{name}.png") as partial:
                 shutil.copyfile(figure, partial)
         if table:
-            parts.append(read_text(table))
+            lines = read_text(table)
+            long = figure and lines.count("\n") > LONGEST
+            parts.append(f"The rows are in `results/{name}.csv`.\n" if long else lines)
     if not found:
         raise ByeError(f"{results} has no tables or figures; run snakemake first")
     write_text(out, "\n".join(part for part in parts if part))

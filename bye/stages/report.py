@@ -114,6 +114,19 @@ def matrix_figure(table, out):
 
 
 @stage(
+    "false-alarms-figure",
+    need("--table", "CSV of a table whose rows are parts"),
+    PICTURES,
+)
+def false_alarms_figure(table, out):
+    """Draw what detectors take from untouched sets."""
+    from bye.report.matrix import false_alarms_figure
+
+    for path in out:
+        false_alarms_figure(table, path)
+
+
+@stage(
     "layers-figure",
     need("--table", "CSV of a table whose rows are layers"),
     may("--tau", 2.0, "threshold of the BSI"),
