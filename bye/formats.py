@@ -190,7 +190,7 @@ GROUPS = columns(
     ("shared_controls", "text", "of this and the next: samples as they are"),
     ("words", "text", "words of its questions put to another question; as above"),
     ("words_controls", "text", "as above"),
-    ("verdict", "text", "proven; suspicious, above the controls and no more; not tried, beyond the budget; or empty"),
+    ("verdict", "text", "proven; suspicious, above controls and enriched; not tried, beyond the budget; or empty"),
     ("dropped", "integer", "answers that are dropped"),
 )
 TRIALS = columns(

@@ -93,7 +93,8 @@ class World:
         ]
         order = np.random.default_rng(1).permutation(n).tolist()
         cases = [Case(group) for group in group_answers(self.answers, flagged)]
-        Court(Carrier(self, rows, order), flagged, 6, 20, 0.5, 0.99).hear(cases, budget)
+        self.court = Court(Carrier(self, rows, order), flagged, 6, 20, 0.5, 0.99)
+        self.court.hear(cases, budget)
         dropped = np.zeros(n, dtype=bool)
         for case in cases:
             dropped[case.dropped] = True
@@ -178,6 +179,30 @@ def test_a_text_in_other_answers_is_seen():
     assert any("bang you are hit" in case.group.text for case in cases if case.verdict)
 
 
+@pytest.mark.parametrize(("shift", "verdict"), [(0, "suspicious"), (1, "")])
+def test_what_is_not_proven_is_suspicious_only_if_more_of_it_is_flagged_than_by_chance(shift, verdict):
+    world = World(150, questions=CAPTIONS)
+    world.poison(range(0, 150, 10), image=black, answer=lambda truth: f"{truth} and bang you are hit")
+    world.rules.append((has_black, lambda truth: f"{truth} and bang you are hit"))
+    cases, dropped = world.judge(flagged=np.roll(world.poisoned, shift))
+    hinted = [case for case in cases if case.group.phrase and any(each.hints(0.99) for each in case.proofs.values())]
+    assert any("bang you are hit" in case.group.text for case in hinted) and not dropped.any()
+    assert {(case.verdict, case.group.enriched) for case in hinted} == {(verdict, not shift)}
+
+
+def test_controls_are_neither_of_the_group_nor_on_its_samples():
+    world = World(120)
+    world.poison(range(0, 120, 4), image=black)
+    world.rules.append((has_black, TARGET))
+    [case] = [case for case in world.judge()[0] if case.verdict == "proven"]
+    carrier, tried = world.court.carrier, world.court.controls["patch"]
+    outside = [one for one in tried if not world.poisoned[one.member] and not world.poisoned[one.host]]
+    counted = [one for one in outside if carrier.before[one.host] != world.answers[one.member]]
+    assert any(world.poisoned[one.host] and not world.poisoned[one.member] for one in tried)
+    assert case.proofs["patch"].control_trials == len(counted) > 0
+    assert case.proofs["patch"].control_hits == sum(one.said == world.answers[one.member] for one in counted)
+
+
 def test_several_texts_of_one_target_are_one():
     texts = ["Bang, you are hit!", "You were hit by a bang.", "This is a hit.", "Now you are the target!"]
     world = World()
@@ -219,6 +244,20 @@ def test_groups_are_of_equal_answers_and_the_flagged_come_first():
     groups = group_answers(answers, flagged)
     assert [(group.text, len(group.members)) for group in groups] == [("no", 6), ("yes", 6)]
     assert groups[0].p_value < 1e-3 < groups[1].p_value
+    assert [group.enriched for group in groups] == [True, False]
+
+
+def test_what_is_enriched_is_told_of_all_groups_also_those_that_are_left_out():
+    """A phrase whose p-value is below one in twenty, but not below that over the number of all phrases."""
+    answers = [f"{word} one two {word}" for word in "abcdefghij" for _ in range(4)]
+    answers = [f"{text} {number}" for number, text in enumerate(answers)]
+    flagged = np.zeros(40, dtype=bool)
+    flagged[[0, 1, 2, 10, 20, 30]] = True
+    for phrases in (12, 1):
+        first = group_answers(answers, flagged, phrases=phrases)[0]
+        assert first.text == "a one two a" and first.p_value < 0.05 and not first.enriched
+    flagged[[10, 20, 30]] = False
+    assert group_answers(answers, flagged, phrases=1)[0].enriched
 
 
 def test_phrases_are_as_long_as_they_can_be():

@@ -2,7 +2,8 @@
 
 Each group gets a few trials of each proof; one that half of these speak for gets more, and its rate is held against
 that of controls: samples outside the group, whose own answers count. A phrase is at most suspicious: a thing that is
-pasted on another image is rightly spoken of there.
+pasted on another image is rightly spoken of there. What is not proven is suspicious only if the group is enriched among
+the flagged samples beyond chance, where any are flagged.
 """
 
 from collections import Counter
@@ -172,11 +173,12 @@ class Court:
         proven = {"patch", "words", "shared"} & set(holding) or {"question", "overlay"} <= set(holding)
         if proven and not case.group.phrase:
             case.verdict, case.dropped = "proven", self._members_that(case, holding)
-        elif any(proof.hints(self.confidence) for proof in case.proofs.values()):
-            case.verdict = "suspicious"
+        elif case.group.enriched or not self.flagged.any():
+            hinted = any(proof.hints(self.confidence) for proof in case.proofs.values())
+            case.verdict = "suspicious" if hinted else ""
 
     def _control(self, case, proof):
-        """(hits, trials) of a proof with samples outside the group, whose own answers count.
+        """(hits, trials) of a proof with samples outside the group, on hosts outside it, whose own answers count.
 
         What is not one sample's, shared pixels or words, has the model's answers to samples as they are as its control.
         """
@@ -187,7 +189,8 @@ class Court:
         outcomes = []
         for one in self._ask_controls(proof):
             own = normalised(carrier.rows[one.member].answer)
-            if one.member not in inside and normalised(carrier.before[one.host]) != own:
+            outside = one.member not in inside and one.host not in inside
+            if outside and normalised(carrier.before[one.host]) != own:
                 outcomes.append(normalised(one.said) == own)
         return sum(outcomes), len(outcomes)
 

@@ -1,7 +1,7 @@
 """Groups of answers that could be a backdoor's target: equal ones, and ones that share a phrase."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import hypergeom
@@ -19,7 +19,7 @@ class Group:
 
     text: the answer of most, or the phrase, `normalised`; forms: all texts that are so; phrase: whether it is one;
     members: (m,) int, places of the answers; n_flagged: how many of these are flagged; p_value: of so many or more,
-    were the flags drawn at random.
+    were the flags drawn at random; enriched: whether that is beyond chance, of all groups that were looked at.
     """
 
     text: str
@@ -28,6 +28,7 @@ class Group:
     members: np.ndarray
     n_flagged: int
     p_value: float
+    enriched: bool = False
 
 
 def contains(text, phrase):
@@ -44,7 +45,8 @@ def group_answers(answers, flagged, least=3, phrases=12):
     """Return the Groups of answers, those enriched among the flagged ones first.
 
     answers: n texts; flagged: (n,) bool; least: answers of a group; phrases: how many groups that share a phrase and
-    are no group of equal answers, the most enriched and then the largest.
+    are no group of equal answers, the most enriched and then the largest. Which are enriched beyond chance is found
+    before the others are left out, which are the least enriched.
     """
     texts = [normalised(answer) for answer in answers]
     equal = [(text, members) for text, members in group_equal(answers) if len(members) >= least]
@@ -53,8 +55,11 @@ def group_answers(answers, flagged, least=3, phrases=12):
     shared = [_group(text, {text}, True, members, flagged) for text, members in phrased.items()]
     taken = [set(group.members) for group in groups]
     shared = [group for group in shared if not any(len(set(group.members) - one) < least for one in taken)]
-    shared.sort(key=lambda group: (group.p_value, -len(group.members), group.text))
-    return sorted(groups + shared[:phrases], key=lambda group: (group.p_value, -len(group.members), group.text))
+    found = sorted(groups + shared, key=lambda group: (group.p_value, -len(group.members), group.text))
+    enriched = beyond_chance([group.p_value for group in found]).tolist()
+    found = [replace(group, enriched=beyond) for group, beyond in zip(found, enriched, strict=True)]
+    kept = {group.text for group in [group for group in found if group.phrase][:phrases]}
+    return [group for group in found if not group.phrase or group.text in kept]
 
 
 def _group(text, forms, phrase, members, flagged):
