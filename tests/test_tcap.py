@@ -1,9 +1,13 @@
 """TCAP on shares whose answer is known: which heads separate, who is flagged, and how votes are weighed."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from bye.detect.tcap import TCAPDetector, dawid_skene, divide, majority
+from bye.plan import entries, problems
+from bye.tools.configuration import read_configuration
 
 N, LAYERS, HEADS = 300, 4, 3
 
@@ -79,3 +83,19 @@ def test_bad_input(values):
         TCAPDetector().fit(values)
     with pytest.raises(ValueError, match="combine is 'sum'; it can be dawid_skene, majority"):
         TCAPDetector(combine="sum").fit(np.zeros((3, 2, 2)))
+
+
+def test_ablations_and_sweep_are_detections_on_the_features_of_the_plain_fine_tune():
+    """Nothing is trained for config/tcap.yaml, and its rows differ in the settings that its columns show."""
+    root = Path(__file__).parents[1]
+    _, config = read_configuration([root / "config/tcap.yaml"])
+    problems.check(config)
+    for name in ("tcap_ablations", "tcap_sweep", "tcap_untouched"):
+        assert {file for _, file in entries.cell_files(config, name)} <= {"detection.json", "flags.parquet"}
+        columns = {column["setting"] for column in entries.columns(config["tables"][name]) if "setting" in column}
+        rows = [config["defences"][key] for key in config["tables"][name]["defences"]]
+        assert all(row["kind"] == "tcap" for row in rows)
+        assert len({tuple(row[column] for column in columns) for row in rows}) == len(rows)
+    swept = [config["defences"][key] for key in config["tables"]["tcap_sweep"]["defences"]]
+    for setting in ("heads", "layers", "votes", "epsilon"):
+        assert len({row[setting] for row in swept}) >= 3
