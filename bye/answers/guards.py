@@ -2,6 +2,7 @@
 
 from bye.cleaning.run import SampleSet
 from bye.errors import ByeError
+from bye.models.guard import check_layers
 from bye.registry import find
 
 
@@ -10,7 +11,7 @@ def guard_of(kind, settings, reference=None, reference_images=None):
 
     kind: of a defence that acts on generation, or the path of a .py file; settings: dict of its settings; reference:
     samples file of clean samples, where it reads some, with their image folder. Raises ByeError for another defence,
-    and where what it reads was not given.
+    where what it reads was not given, and (the function) for a model that has not the layers that the guard looks at.
     """
     method = find("defence", kind)
     if method.acts_on != "generation":
@@ -22,6 +23,8 @@ def guard_of(kind, settings, reference=None, reference_images=None):
 
     def make(family):
         given = {"reference": clean, "model": family}
-        return function(**{name: given[name] for name in method.functions["guard"].given})
+        made = function(**{name: given[name] for name in method.functions["guard"].given})
+        check_layers(made, family)
+        return made
 
     return make

@@ -15,6 +15,8 @@ from bye.flags import Verdict, read_labels, write_flags
 from bye.formats import PART, names
 from bye.registry import COLUMNS, find
 
+MIN_REFERENCE = 20  # clean samples: what is learned of fewer says nothing
+
 
 @dataclass(frozen=True)
 class SampleSet:
@@ -34,6 +36,13 @@ class SampleSet:
     def ids(self):
         """Their ids as texts."""
         return [id_of(entry) for entry in self.entries]
+
+    def as_reference(self, method):
+        """The samples, for a method (its name) that learns of clean ones. Raises ByeError where there are too few."""
+        if len(self.entries) < MIN_REFERENCE:
+            found = counted(len(self.entries), "sample")
+            raise ByeError(f"{self.path} has {found}, and {method} needs {MIN_REFERENCE} clean ones; give more")
+        return self.entries
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,16 @@ passes over prompt and answer, without any cache, would give.
 import torch
 from torch.nn import functional as F
 
+from bye.errors import ByeError
 from bye.models.attention import Observer, attention_rows
+from bye.models.prompt import IMAGE
 
 
 class Guard:
     """A guard that catches nothing; others are subclasses of it.
 
-    layers: numbers of the decoder layers that it wants to see, or None for all. caught: (B,) bool, which samples of the
-    batch that was begun last it has flagged.
+    layers: numbers of the decoder layers that it wants to see, or None for all. Of the batch that was begun last:
+    roles, (B, N); caught, (B,) bool, which samples it has flagged; hidden, (B, N) bool, what it has hidden, or None.
     """
 
     layers = None
@@ -24,6 +26,7 @@ class Guard:
     def begin(self, roles):
         """Begin a batch. roles: (B, N) of the prompts' tokens, -1 on padding, which may stand anywhere."""
         self.caught = torch.zeros(len(roles), dtype=torch.bool, device=roles.device)
+        self.roles, self.hidden = roles, None
 
     def see(self, layer, row, roles):
         """Look at a layer and return what is to be hidden: (B, N) bool, keys of the prompts, or None for nothing.
@@ -31,6 +34,21 @@ class Guard:
         Called for each of `layers`, from the first to the last. row: (B, H, N) float32, the last prompt token's
         attention, 0 on padding and on what is hidden already, which stays so.
         """
+
+    def hidden_tokens(self):
+        """Return which image tokens are hidden: for each sample of the batch a list, from 0 on its image's."""
+        hidden = torch.zeros_like(self.roles, dtype=torch.bool) if self.hidden is None else self.hidden
+        return [row[own == IMAGE].nonzero()[:, 0].tolist() for row, own in zip(hidden, self.roles, strict=True)]
+
+
+def check_layers(guard, family):
+    """Raise ByeError where a guard wants to see layers that a loaded family has not."""
+    beyond = [layer for layer in sorted(guard.layers or ()) if not 0 <= layer < family.n_layers]
+    if beyond:
+        raise ByeError(
+            f"the guard looks at layer {beyond[0]}, and model {family.path} has {family.n_layers} (from 0); give the "
+            "guard layers of this depth"
+        )
 
 
 class Guarding(Observer):
@@ -61,6 +79,7 @@ class Guarding(Observer):
             found = self.guard.see(layer, row, self.roles)
             if found is not None and found.any():
                 self.hidden = found if self.hidden is None else self.hidden | found
+                self.guard.hidden = self.hidden
         return mask
 
 

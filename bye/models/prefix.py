@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from bye.errors import ByeError
 from bye.models.family import pad
 
 
@@ -14,8 +15,11 @@ def distinct(names):
 
 
 def image_end(family, prompt):
-    """The number of a prompt's tokens up to the image's last one, that one counted too."""
-    return int(np.flatnonzero(prompt.ids == family.image_token_id)[-1]) + 1
+    """The number of a prompt's tokens up to the image's last one, that one counted too. Raises ByeError without any."""
+    places = np.flatnonzero(prompt.ids == family.image_token_id)
+    if not len(places):
+        raise ByeError(f"model {family.path} has no image tokens in its prompts; give one that is shown images")
+    return int(places[-1]) + 1
 
 
 @torch.no_grad()

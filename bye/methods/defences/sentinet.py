@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from bye.data.images import load_image
 from bye.data.samples import id_of, question_of, system_of
-from bye.errors import ByeError, counted
+from bye.errors import ByeError
 from bye.flags import Verdict
 from bye.machine.progress import Progress
 from bye.models.family import pad
@@ -22,7 +22,6 @@ from bye.models.family import pad
 ACTS_ON = "training set"
 READS = ("samples", "reference", "model")
 
-MIN_REFERENCE = 20  # samples: a boundary through fewer says nothing
 BINS = 10  # of the inert confidence; the highest fooled rate of each is a point of the boundary
 
 
@@ -42,12 +41,7 @@ def detect(
     highest saliency from which on a place belongs to the region. The score is the boundary's height less the fooled
     rate: negative for flagged samples. Raises ByeError for bad input and too few reference samples.
     """
-    entries, clean = samples.entries, reference.entries
-    if len(clean) < MIN_REFERENCE:
-        raise ByeError(
-            f"{reference.path} has {counted(len(clean), 'sample')}, and SentiNet needs {MIN_REFERENCE} clean ones; "
-            "give more"
-        )
+    entries, clean = samples.entries, reference.as_reference("SentiNet")
     generator = np.random.default_rng(seed)
     clean = [clean[i] for i in generator.permutation(len(clean))]
     hosts = clean[: min(pasted, len(clean) // 2)]

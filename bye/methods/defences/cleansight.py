@@ -1,0 +1,129 @@
+"""CleanSight: hide the image tokens that steal attention from the text, before a triggered input is answered.
+
+"CleanSight" (arXiv:2603.12989), a guard that needs no training. An input's features are the ratios of image to text
+attention of the prompt's last token, S = (sum over image tokens) / (sum over text tokens), of each head of the
+detection layers. Clean samples give each feature's mean and deviation; an input is caught where its distance
+||(S - mean) / std|| lies above a percentile of theirs. Then the image tokens whose attention, the most of any head of
+the last detection layer, exceeds tau are hidden in all layers after it, and from every token of the answer.
+
+The paper's preset and that of the released code differ in layers, in tau, and in what is text: the question's tokens
+(paper), or every token after the image (released). Their layers are of 32, tau of 576 image tokens: ours is that layers
+are scaled by depth (`cleansight_score.detection_layers`) and tau by 576 / T, so that it is the same multiple of an even
+share of attention.
+"""
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+
+from bye.answers.generate import generate
+from bye.errors import ByeError
+from bye.machine import distributed
+from bye.methods.defences.bye import PAPER_IMAGE_TOKENS
+from bye.methods.defences.cleansight_score import detection_layers
+from bye.models.guard import Guard, check_layers
+from bye.models.prompt import IMAGE, TEXT
+from bye.workload import Workload
+
+ACTS_ON = "generation"
+READS = ("reference", "model")
+
+TAUS = {"paper": 1e-4, "released": 0.02}  # for PAPER_IMAGE_TOKENS
+AT_ONCE = 32  # clean samples in a forward pass
+
+
+def guard(
+    reference,
+    model,
+    *,
+    preset: Literal["paper", "released"] = "paper",
+    layers: list[int] | None = None,
+    tau: Annotated[float | None, {"minimum": 0}] = None,
+    percentile: Annotated[float, {"minimum": 0, "maximum": 100}] = 99.0,
+):
+    """Return a Guard that has learned of clean samples what ratios of attention are usual.
+
+    reference: SampleSet of clean samples; model: the loaded Family. preset: of the paper or of the released code;
+    layers: to detect in, in place of the preset's; tau: attention above which a token is hidden, for 576 image tokens,
+    in place of the preset's; percentile: of the clean samples' distances, above which an input is caught. Raises
+    ByeError for fewer than 20 clean samples, and for layers that the model has not or that have none after them.
+    """
+    watcher = CleanSight(model, preset, layers, tau)
+    watcher.judge = Distance(clean_ratios(watcher, model, reference), percentile)
+    return watcher
+
+
+class CleanSight(Guard):
+    """The guard; `judge` is a function from ratios (B, F) of a batch, float64, to which are caught, (B,) bool.
+
+    family: the loaded model; the others as in `guard`. ratios: of the batch that was begun last, (B, F) in the end.
+    """
+
+    judge = None  # until it has learned, it catches nothing
+
+    def __init__(self, family, preset="paper", layers=None, tau=None):
+        chosen = range(family.n_layers)[detection_layers(preset, family.n_layers)] if layers is None else layers
+        self.layers, self.last = set(chosen), max(chosen)
+        self.preset, self.tau = preset, TAUS[preset] if tau is None else tau
+        check_layers(self, family)
+        if self.last == family.n_layers - 1:
+            raise ByeError(
+                f"CleanSight looks at layer {self.last}, the last of model {family.path}, and can hide tokens in none "
+                "after it; give it lower layers"
+            )
+
+    def begin(self, roles):
+        super().begin(roles)
+        self.on_image, self.on_text = roles == IMAGE, text_tokens(roles, self.preset)
+        self.seen = []
+
+    def see(self, layer, row, roles):
+        self.seen.append(attention_ratios(row, self.on_image, self.on_text))
+        if layer < self.last:
+            return None
+        self.ratios = torch.cat(self.seen, dim=1).double().cpu().numpy()
+        if self.judge is None:
+            return None
+        self.caught = torch.from_numpy(self.judge(self.ratios)).to(row.device)
+        cut = self.tau * PAPER_IMAGE_TOKENS / self.on_image.sum(dim=1, keepdim=True)  # (B, 1)
+        return self.on_image & self.caught[:, None] & (row.amax(dim=1) > cut)
+
+
+def text_tokens(roles, preset):
+    """Which tokens are text: (B, N) bool of their roles. Of the question (paper), or all after the image (released)."""
+    if preset == "paper":
+        return roles == TEXT
+    images_to_come = (roles == IMAGE).flip(1).cumsum(dim=1).flip(1)
+    return (images_to_come == 0) & (roles >= 0)
+
+
+def attention_ratios(row, on_image, on_text):
+    """S of each head, (B, H), of attention (B, H, N) and which tokens are image and text, (B, N) bool."""
+    image, text = ((row * tokens[:, None]).sum(dim=2) for tokens in (on_image, on_text))
+    return image / (text + 1e-12)
+
+
+def clean_ratios(watcher, family, reference):
+    """The ratios (n, F) of clean samples, in file order, as a CleanSight that catches nothing yet sees them."""
+    work, found = Workload(family, reference.as_reference("CleanSight"), reference.images), {}
+    for batch in work.batches(work.prompts(), AT_ONCE):
+        generate(family, batch.prompts, work.features(batch.images), batch.owners, 1, watcher)
+        found |= dict(zip(batch.places, watcher.ratios, strict=True))
+    for others in distributed.gather(found):
+        found |= others
+    return np.stack([found[place] for place in range(len(work))])
+
+
+class Distance:
+    """How far ratios lie from those of clean samples, (n, F), and whether above a percentile of these's distances."""
+
+    def __init__(self, ratios, percentile):
+        self.mean, self.std = ratios.mean(axis=0), ratios.std(axis=0) + 1e-8
+        self.limit = np.percentile(self.of(ratios), percentile)
+
+    def of(self, ratios):
+        return np.linalg.norm((ratios - self.mean) / self.std, axis=1)
+
+    def __call__(self, ratios):
+        return self.of(ratios) > self.limit
