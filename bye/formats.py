@@ -272,6 +272,11 @@ EVALUATION = columns(
     ("metric", "string", "accuracy or cider"),
     ("CP", "number", "clean performance: accuracy in per cent, or CIDEr times 100"),
     ("ASR", "number or null", "attack success rate in per cent; null without a triggered test set"),
+    (
+        "PU",
+        "number or null",
+        "poisoned utility: CP of the answers to triggered samples; null without any",
+    ),
     ("n_clean", "integer", "clean test samples"),
     ("n_triggered", "integer", "triggered test samples"),
 )
@@ -291,6 +296,9 @@ TABLES = {
         ("attack", "text", "key of the attack"),
         ("CP", "number", "clean performance: accuracy in per cent, or CIDEr times 100"),
         ("ASR", "number", "attack success rate, per cent"),
+        ("PU", "number", "poisoned utility: CP of the answers to triggered samples, by what is right without trigger"),
+        ("caught_clean", "number", "false alarms: clean test samples that a guard caught, per cent"),
+        ("caught_triggered", "number", "triggered test samples that a guard caught, per cent"),
         ("precision", "number", "of the flags, per cent"),
         ("recall", "number", "of the flags, per cent"),
         ("f1", "number", "of the flags, per cent"),

@@ -83,6 +83,7 @@ RESERVED = {
         "headers",
         "pictures",
         "unjudged",
+        "reference",
     ),
 }
 

@@ -27,6 +27,7 @@ rule prepare:
     output:
         train=f"{CLEAN}/train.json",
         test=f"{CLEAN}/test.json",
+        reference=f"{CLEAN}/reference.json",
         unjudged=f"{CLEAN}/unjudged.json",
     params:
         root=plan.image_root,

@@ -18,7 +18,7 @@ from PIL import Image
 from bye import files
 from bye.data.check import read_samples
 from bye.data.prepare import prepare
-from bye.data.samples import answer_of, question_of
+from bye.data.samples import answer_of, question_of, read_written
 from bye.errors import ByeError
 from bye.methods.datasets import flickr30k, iconqa, rsvqa, scienceqa
 
@@ -158,6 +158,7 @@ def test_prepare_writes_samples_that_read_back(layout, request, tmp_path):
     assert prepare(layout, root, 2, 1, 0, out) == (2, 1)
     for split, count in (("train", 2), ("test", 1)):
         assert len(read_samples(out / f"{split}.json", images_root=root)) == count
+    assert read_written(out / "reference.json") == []
     again = tmp_path / "again"
     prepare(layout, root, 2, 1, 0, again)
     assert (again / "train.json").read_bytes() == (out / "train.json").read_bytes()

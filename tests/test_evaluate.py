@@ -167,6 +167,7 @@ def test_files_of_the_stage(root, tmp_path):
         "metric": "accuracy",
         "CP": 100 * np.mean(expected_correct),
         "ASR": 100 * np.mean(expected_hits),
+        "PU": 100 * np.mean(expected_correct),  # here the trigger changes nothing
         "n_clean": 5,
         "n_triggered": 5,
     }

@@ -292,6 +292,12 @@ def test_training_and_test_samples_of_one_file(tmp_path, images):
     prepare("llava", images, None, 4, 0, tmp_path / "out", json=path)
     train, test = (read_samples(tmp_path / "out" / f"{split}.json") for split in ("train", "test"))
     assert len(test) == 4 and sorted(id_of(each) for each in train + test) == sorted(map(str, range(10)))
+    prepare("llava", images, None, 4, 0, tmp_path / "out", reference=3, json=path)
+    parts = [read_samples(tmp_path / "out" / f"{part}.json") for part in ("train", "test", "reference")]
+    assert parts[1] == test and [len(part) for part in parts] == [3, 4, 3]
+    assert sorted(id_of(each) for part in parts for each in part) == sorted(map(str, range(10)))
+    with pytest.raises(ByeError, match="3 reference samples are asked for beside all test samples; say how many"):
+        prepare("llava", images, None, None, 0, tmp_path / "out", reference=3, json=path)
     with pytest.raises(ByeError, match="11 training samples of .*mine.json are asked for, but there are 10"):
         prepare("llava", images, 11, None, 0, tmp_path / "out", json=path)
     with pytest.raises(ByeError, match="all its 10 samples are set apart for testing"):

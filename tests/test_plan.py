@@ -126,6 +126,11 @@ def test_a_guard_gets_its_settings_and_its_clean_samples(plan, options):
     assert words[words.index("--guard") + 1] == "guard.py" and words[words.index("--tau") + 1] == "0.5"
     assert words[words.index("--reference") + 1] == "results/data/scienceqa/s0/test.json"
     assert plan.guard_files(at("mine")) == ["results/data/scienceqa/s0/test.json", "guard.py"]
+    plan.config["datasets"]["scienceqa"]["reference"] = 5  # set apart: then these, and the mini set has as many more
+    assert "--reference results/data/scienceqa/s0/reference.json" in options.evaluate(at("mine"))
+    assert plan.detector_files(at("sentinet"))["reference"] == "results/data/scienceqa/s0/reference.json"
+    n_test = plan.config["datasets"]["scienceqa"]["test"]
+    assert f"--test {n_test + 5}" in options.mini(at()) and f"--test {n_test} --reference 5" in options.prepare(at())
     assert plan.guard_files(at("bye")) == [] and "--guard" not in options.evaluate(at("bye"))
 
 

@@ -45,12 +45,13 @@ def evaluate(
 ):
     """Answer the clean test samples and, if given, the triggered ones; write predictions.parquet and eval.json.
 
-    CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; ASR is the share of triggered
-    samples, in per cent, whose output is the target (a text, or a dict with its kind and settings). adapter may be
-    None: the base model; tuning: the method that it is of; validate: check the samples files, which is not needed where
-    the suite wrote them. guard: a function from the loaded Family to a Guard, or None; with one, predictions.parquet
-    says which samples it caught, and eval.json their shares in per cent. Several processes (`bye.machine.distributed`)
-    share the samples, and the first one writes. Raises ByeError for bad input.
+    CP is accuracy in per cent, or CIDEr times 100 over each sample's `references`; PU is the same of the triggered
+    samples, by what is right without the trigger: the references of the clean samples of their ids (None where some
+    have none); ASR is the share of triggered samples, in per cent, whose output is the target (a text, or a dict with
+    its kind and settings). adapter may be None: the base model; tuning: the method that it is of; validate: check the
+    samples files, which is not needed where the suite wrote them. guard: a function from the loaded Family to a Guard,
+    or None; with one, predictions.parquet says which samples it caught, and eval.json their shares in per cent. Several
+    processes (`bye.machine.distributed`) share the samples, and the first one writes. Raises ByeError for bad input.
     """
     if metric not in METRICS:
         raise ByeError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
@@ -63,14 +64,10 @@ def evaluate(
     entries = read_samples(clean, validate=validate)
     answers, caught = answer(Workload(loaded, entries, clean_images), max_new_tokens, batch_size, watcher)
     references = [references_of(entry) for entry in entries]
-    if metric == "accuracy":
-        correct = is_correct(answers, [group[0] for group in references])
-        performance = 100.0 * float(correct.mean())
-    else:
-        correct = [None] * len(entries)
-        performance = 100.0 * cider(answers, references)[0]
+    correct, performance = scored(metric, answers, references)
     rows = _rows("clean", entries, answers, references, correct, caught)
-    result = {"metric": metric, "CP": performance, "ASR": None, "n_clean": len(rows), "n_triggered": 0}
+    result = {"metric": metric, "CP": performance, "ASR": None, "PU": None, "n_clean": len(rows), "n_triggered": 0}
+    truths = dict(zip(map(id_of, entries), references, strict=True))
     shares = {"caught_clean": 100.0 * float(np.mean(caught)), "caught_triggered": None}
     if triggered is not None:
         entries = read_samples(triggered, validate=validate)
@@ -79,6 +76,8 @@ def evaluate(
         hits = hits_of(target, answers, wanted)
         rows += _rows("triggered", entries, answers, [[text] for text in wanted], hits, caught)
         result |= {"ASR": 100.0 * float(np.mean(hits)), "n_triggered": len(entries)}
+        if all(id_of(entry) in truths for entry in entries):
+            result["PU"] = scored(metric, answers, [truths[id_of(entry)] for entry in entries])[1]
         shares["caught_triggered"] = 100.0 * float(np.mean(caught))
     if distributed.rank() > 0:
         return
@@ -105,6 +104,14 @@ def _rows(split, entries, answers, references, correct, caught):
         }
         for entry, text, group, right, flagged in columns
     ]
+
+
+def scored(metric, answers, references):
+    """Return which answers are right, or None of each where the metric has no right and wrong, and the performance."""
+    if metric == "accuracy":
+        correct = is_correct(answers, [group[0] for group in references])
+        return correct, 100.0 * float(correct.mean())
+    return [None] * len(answers), 100.0 * cider(answers, references)[0]
 
 
 def hits_of(target, answers, wanted):

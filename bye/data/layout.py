@@ -73,6 +73,12 @@ def draw(samples, count, seed, what):
     return [samples[index] for index in chosen]
 
 
+def draw_beside(samples, count, more, seed, what):
+    """Return `more` of the samples that `draw` with the same seed does not have among its `count`."""
+    taken = {id(sample) for sample in draw(samples, count, seed, what)}
+    return [sample for sample in draw(samples, count + more, seed, what) if id(sample) not in taken]
+
+
 def first_folder(root, candidates, what):
     """Return the first of the candidate sub-folders of `root` that exists, as a path relative to it."""
     for name in candidates:

@@ -87,6 +87,9 @@ def _detection(key, title):
 MEASURES = {
     "CP": Measure("eval.json", "CP", title="CP"),
     "ASR": Measure("eval.json", "ASR", poisoned=True, title="ASR (%)"),
+    "PU": Measure("eval.json", "PU", poisoned=True, title="PU"),
+    "caught_clean": Measure("eval.json", "caught_clean", title="Clean inputs caught (%)"),
+    "caught_triggered": Measure("eval.json", "caught_triggered", poisoned=True, title="Triggered inputs caught (%)"),
     "precision": _detection("precision", "Precision (%)"),
     "recall": _detection("recall", "Recall (%)"),
     "f1": _detection("f1", "F1 (%)"),

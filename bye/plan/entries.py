@@ -158,7 +158,7 @@ def table_files(config, name):
     told = [cell for cell in cells(config, name) if _reads(config, cell.defence, "reference")]
     if any(column.get("column") == "told" for column in columns(entry)) and told:
         files["reference"] = distinct(
-            f"{CLEAN}/test.json".format(dataset=cell.dataset, seed=cell.seed) for cell in told
+            reference_file(config, cell.dataset).format(dataset=cell.dataset, seed=cell.seed) for cell in told
         )
     return files
 
@@ -205,6 +205,11 @@ def _purified(config, entry):
 def image_root(config, dataset):
     """Return the folder that the image paths of a dataset's samples start from."""
     return root_of(config, dataset) or RAW.format(dataset=dataset)
+
+
+def reference_file(config, dataset):
+    """Return the file, with wildcards, of the clean samples that defences may read: the test set if none are apart."""
+    return f"{CLEAN}/{'reference' if config['datasets'][dataset].get('reference') else 'test'}.json"
 
 
 def root_of(config, dataset):

@@ -56,11 +56,12 @@ FILES = {
         File("data/DATASET/raw/", "mini-data", "folder", "A mini dataset in its original's official layout."),
         File("downloads/FORMAT/", "fetch", "folder", "The official download of a dataset."),
         File(
-            "data/DATASET/sSEED/train.json, test.json",
+            "data/DATASET/sSEED/train.json, test.json, reference.json",
             "prepare",
             SAMPLES_FORM,
             (
-                "The samples as drawn by the seed. Images stay where they are, in the root of the dataset. Further "
+                "The samples as drawn by the seed; in reference.json are those that a dataset's `reference` sets apart "
+                "for defences that read clean ones. Images stay where they are, in the root of the dataset. Further "
                 "keys of a file of your own are carried along. Its ids stay, unless some are missing or repeat: then "
                 "all are replaced by the entries' places in the file."
             ),

@@ -44,16 +44,17 @@ def fetch(what, out):
     need("--root", "root of the official download; the image folder for llava"),
     may("--train", None, "training samples to draw (default: all)", type=int),
     may("--test", None, "test samples to draw (default: all; none for llava)", type=int),
+    may("--reference", None, "clean samples to set apart beside the test samples (default: none)", type=int),
     may("--pictures", None, "FROM TO, the part of the training pictures that is taken (0 1: all)", nargs=2, type=float),
     switch("--headers", False, "look at the headers of images only, and do not decode each once"),
     may("--unjudged", None, UNJUDGED, choices=("drop", "stop")),
     SEED,
-    need("--out", "folder for train.json, test.json and unjudged.json"),
+    need("--out", "folder for train.json, test.json, reference.json and unjudged.json"),
     methods=(("format", "dataset format"),),
 )
-def prepare(format, root, train, test, pictures, headers, unjudged, seed, out, **settings):
+def prepare(format, root, train, test, reference, pictures, headers, unjudged, seed, out, **settings):
     """Turn a dataset into samples files, every sample and image checked."""
     from bye.data.prepare import prepare
 
-    n_train, n_test = prepare(format, root, train, test, seed, out, headers, unjudged, pictures, **settings)
+    n_train, n_test = prepare(format, root, train, test, seed, out, headers, unjudged, pictures, reference, **settings)
     print(f"prepare: {n_train} training and {n_test} test samples in {out}")

@@ -173,17 +173,21 @@ class Files:
         if "labels" in method.reads:
             files["labels"] = fill(LABELS, wildcards)
         if "reference" in method.reads:
-            files["reference"] = fill(f"{CLEAN}/test.json", wildcards)
+            files["reference"] = self.reference(wildcards)
         if "model" in method.reads:
             files |= {"adapter": self.plain_adapter(wildcards), "model": self.model_files(wildcards)}
         return files | {"own": _own_file(method)}
+
+    def reference(self, wildcards):
+        """Return the clean samples that a defence may read."""
+        return fill(entries.reference_file(self.config, wildcards.dataset), wildcards)
 
     def guard_files(self, wildcards):
         """Return what a guard reads beside the model: clean samples, and its own file where it is the user's."""
         method = self.method(wildcards.defence)
         if method.acts_on != "generation":
             return []
-        reference = [fill(f"{CLEAN}/test.json", wildcards)] if "reference" in method.reads else []
+        reference = [self.reference(wildcards)] if "reference" in method.reads else []
         return [*reference, *_own_file(method)]
 
     def clean_images(self, wildcards):

@@ -6,8 +6,6 @@ unseen.
 
 from bye.errors import ByeError
 from bye.plan import definition, entries
-from bye.plan.paths import CLEAN
-from bye.workflow.files import fill
 from bye.workflow.texts import as_options
 
 PICTURES = ("daquar", "ucmerced", "openclipart")  # formats of what the scout is trained on
@@ -22,13 +20,13 @@ class Options:
     def mini(self, wildcards):
         """Return the options of `mini-data`."""
         dataset = self.config["datasets"][wildcards.dataset]
-        sizes = {"train": dataset["train"], "test": dataset["test"]}
+        sizes = {"train": dataset["train"], "test": dataset["test"] + (dataset.get("reference") or 0)}
         return as_options({"dataset": dataset["mini"] or dataset["format"], **sizes, "seed": self.config["mini_seed"]})
 
     def prepare(self, wildcards):
         """Return the options of `prepare`."""
         dataset, settings = self.config["datasets"][wildcards.dataset], self.files.format(wildcards.dataset).settings
-        names = ("format", *settings, "train", "test", "pictures", "unjudged")
+        names = ("format", *settings, "train", "test", "reference", "pictures", "unjudged")
         return as_options({**{name: dataset.get(name) for name in names}, "headers": dataset["headers"] or None})
 
     def scout(self, wildcards):
@@ -132,7 +130,7 @@ class Options:
         options = {"guard": settings.pop("kind"), **settings}
         if "reference" in method.reads:
             images = self.files.image_root(wildcards)
-            options |= {"reference": fill(f"{CLEAN}/test.json", wildcards), "reference_images": images}
+            options |= {"reference": self.files.reference(wildcards), "reference_images": images}
         return options
 
     def labels(self, wildcards):
