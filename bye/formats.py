@@ -268,6 +268,15 @@ PREDICTION = columns(
     ("correct", "bool", "whether they agree; null where the metric (cider) has no right and wrong"),
 )
 CAUGHT = columns(("caught", "bool", "whether the guard caught the sample"))  # further columns, with a guard
+ANSWER = columns(
+    ("id", "text", "id of the sample"),
+    ("image", "text", "its image, relative to the image folder"),
+    ("question", "text", "its first question"),
+    ("answer", "text", "what the model says"),
+    ("caught", "true or false", "whether the guard caught it; empty without a guard"),
+    ("hidden", "integer", "how many image tokens were hidden; empty without a guard"),
+    ("where", "text", "the box around them: left, top, right and bottom in pixels of the image; empty without any"),
+)
 EVALUATION = columns(
     ("metric", "string", "accuracy or cider"),
     ("CP", "number", "clean performance: accuracy in per cent, or CIDEr times 100"),

@@ -53,17 +53,22 @@ def inputs_of(root, loaded, images):
     return work.prompts(), work.features([f"{i}.png" for i in distinct]), [distinct.index(i) for i in images]
 
 
+def behind(loaded, prompt):
+    """The first token behind the image, and behind what ends the last row of its tiles."""
+    return int(np.flatnonzero(prompt.ids == loaded.image_token_id)[-1]) + 1
+
+
 @torch.no_grad()
 def eager(loaded, prompt, image, hidden=(), after=LAYERS, steps=NEW_TOKENS):
     """One forward pass after another by eager attention: (ids of the answer, logits, attention (L, H, N) of the first).
 
     hidden: tokens that no query behind the image may see in the layers after `after`.
     """
-    behind = int(np.flatnonzero(prompt.ids == loaded.image_token_id)[-1]) + 1
+    first = behind(loaded, prompt)
 
     def mask_by_hand(module, args, inputs):
         mask = inputs["attention_mask"].clone()  # (1, 1, N, N)
-        mask[:, :, behind:, list(hidden)] = -1e30
+        mask[:, :, first:, list(hidden)] = -1e30
         return args, {**inputs, "attention_mask": mask}
 
     hooks = [
@@ -82,10 +87,10 @@ def eager(loaded, prompt, image, hidden=(), after=LAYERS, steps=NEW_TOKENS):
     return ids[len(prompt.ids) :], torch.stack(logits), rows.numpy()
 
 
-def by_formula(rows, roles, preset, layers):
+def by_formula(rows, prompt, end, preset, layers):
     """The features of one input, from its attention (L, H, N), and its Omega for tau: a function."""
-    on_image = np.flatnonzero(roles == IMAGE)
-    on_text = np.flatnonzero(roles == TEXT) if preset == "paper" else np.arange(on_image[-1] + 1, len(roles))
+    on_image = np.flatnonzero(prompt.roles == IMAGE)
+    on_text = np.flatnonzero(prompt.roles == TEXT) if preset == "paper" else np.arange(end, len(prompt.ids))
     heads = [rows[layer, head] for layer in layers for head in range(4)]
     ratios = [head[on_image].sum() / head[on_text].sum() for head in heads]
     most = rows[layers[-1]].max(axis=0)
@@ -103,7 +108,7 @@ def test_it_is_the_formula_on_eager_attention(root, family, preset, images):
     def first(question, image):
         prompt = plain.encoder.prompt(question, SIZES[image])
         _, logits, rows = eager(plain, prompt, pictures[image], steps=1)
-        return prompt, logits[0], *by_formula(rows, prompt.roles, preset, layers)
+        return prompt, logits[0], *by_formula(rows, prompt, behind(plain, prompt), preset, layers)
 
     # 24 clean samples: four images with three questions, each twice.
     once = [first(QUESTIONS[i % 3], i % 4)[2] for i in range(12)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from small_workflow import ROOT
 
+import bye.answers.ask
 import bye.answers.evaluate
 import bye.cli
 import bye.extraction.attention
@@ -22,10 +23,12 @@ FUNCTIONS = {
     "finetune": (bye.training.finetune.finetune, bye.training.finetune.finetune_kept),
     "attention": (bye.extraction.attention.extract,),
     "evaluate": (bye.answers.evaluate.evaluate,),
+    "answer": (bye.answers.ask.ask,),
 }
 
 
-APART = {"evaluate": {"reference", "reference_images"}}  # options that the stage makes an argument of
+# options that the stage makes an argument of
+APART = dict.fromkeys(("evaluate", "answer"), {"reference", "reference_images"})
 
 
 def option_names(stage):

@@ -1,5 +1,7 @@
 """The evaluation stage: greedy answers on clean and triggered test images, and from them CP and ASR."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -128,21 +130,37 @@ def references_of(entry):
     return list(entry.get("references") or [answer_of(entry)])
 
 
-def answer(work, max_new_tokens, batch_size, guard=None):
-    """Greedy answers to the first question of each sample of a Workload, in order.
+@dataclass(frozen=True)
+class Reply:
+    """The answer to a sample, whether the guard caught it, and which of its image's tokens were hidden, from 0."""
 
-    Returns the texts, and whether the Guard caught each sample (all False without one), two lists.
+    text: str
+    caught: bool = False
+    hidden: tuple = ()
+
+
+def reply(work, max_new_tokens, batch_size, guard=None):
+    """Greedy answers to the first question of each sample of a Workload, in order: a list of Reply.
+
+    guard: a Guard that watches, or None.
     """
-    answers = {}
+    found = {}
     progress = Progress("evaluate", len(work))
     for batch in work.batches(work.prompts(), batch_size):
         features = work.features(batch.images)
         texts = generate(work.family, batch.prompts, features, batch.owners, max_new_tokens, guard)
-        caught = [False] * len(texts) if guard is None else guard.caught.tolist()
-        answers |= dict(zip(batch.places, zip(texts, caught, strict=True), strict=True))
+        replies = map(Reply, texts)
+        if guard is not None:
+            replies = map(Reply, texts, guard.caught.tolist(), map(tuple, guard.hidden_tokens()))
+        found |= dict(zip(batch.places, replies, strict=True))
         progress(batch.done)
-    for found in distributed.gather(answers):
-        answers |= found
+    for others in distributed.gather(found):
+        found |= others
     progress(len(work))
-    in_order = [answers[i] for i in range(len(work))]
-    return [text for text, _ in in_order], [flagged for _, flagged in in_order]
+    return [found[i] for i in range(len(work))]
+
+
+def answer(work, max_new_tokens, batch_size, guard=None):
+    """The same as two lists: the texts, and whether the Guard caught each sample (all False without one)."""
+    replies = reply(work, max_new_tokens, batch_size, guard)
+    return [each.text for each in replies], [each.caught for each in replies]

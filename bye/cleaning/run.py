@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from bye.cleaning.fold import fold
-from bye.data.samples import id_of, read_written
+from bye.data.check import read_samples
+from bye.data.samples import id_of
 from bye.errors import ByeError, counted
 from bye.features import read_features, unit_of
 from bye.files import write_csv
@@ -20,16 +21,18 @@ MIN_REFERENCE = 20  # clean samples: what is learned of fewer says nothing
 
 @dataclass(frozen=True)
 class SampleSet:
-    """A samples file and the folder of its images; places: of the samples that are taken, from 0, or None for all."""
+    """A samples file and the folder of its images. validate: check the file, which the suite did not write; places: of
+    the samples that are taken, from 0, or None for all."""
 
     path: str
     images: str | None = None
+    validate: bool = False
     places: tuple[int, ...] | None = None
 
     @cached_property
     def entries(self):
         """The samples, read when they are first asked for, in file order."""
-        entries = read_written(self.path)
+        entries = read_samples(self.path, self.images, self.validate)
         return entries if self.places is None else [entries[place] for place in self.places]
 
     @cached_property

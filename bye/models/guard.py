@@ -18,7 +18,8 @@ class Guard:
     """A guard that catches nothing; others are subclasses of it.
 
     layers: numbers of the decoder layers that it wants to see, or None for all. Of the batch that was begun last:
-    roles, (B, N); caught, (B,) bool, which samples it has flagged; hidden, (B, N) bool, what it has hidden, or None.
+    roles, (B, N); after_image, (B, N) bool, the tokens after the image's last; caught, (B,) bool, which samples it has
+    flagged; hidden, (B, N) bool, what it has hidden, or None.
     """
 
     layers = None
@@ -63,6 +64,7 @@ class Guarding(Observer):
         self.guard, self.roles, self.after_image = guard, roles, after_image
         self.hidden = None  # (B, N) from the layers after this one
         self.hidden_in = {}  # the same, by layer
+        guard.after_image = after_image
         guard.begin(roles)
 
     def attend(self, layer, query, key, mask, scaling):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from bye.files import write_text
 from bye.formats import (
+    ANSWER,
     ATTENTION,
     BENCHMARK,
     CAUGHT,
@@ -226,6 +227,15 @@ FILES = {
             "JSON object",
             "What a page shows of a detector's cell: samples with their attention, scores, proofs. Below 200 kB.",
             EVIDENCE,
+        ),
+    ),
+    "A model of your own, guarded": (
+        File(
+            "OUT.csv",
+            "answer",
+            "CSV, one row a sample",
+            "What the model says, which inputs a guard caught, and where. OUT.csv is what `--out` says.",
+            ANSWER,
         ),
     ),
     "A file of your own, cleaned": (

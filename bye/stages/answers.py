@@ -15,6 +15,12 @@ from bye.stages.options import (
     target_of,
 )
 
+GUARD = (
+    may("--guard", None, "kind of defence that acts while the model answers, or the path of a .py file"),
+    may("--reference", None, "clean samples, for a guard that needs some"),
+    may("--reference-images", None, "their image folder"),
+)
+
 
 @stage(
     "purify",
@@ -44,9 +50,7 @@ def purify(kind, samples, images, batch_size, seed, threads, out_samples, out_im
     may("--triggered", None, "test samples with the trigger"),
     may("--triggered-images", None, "their image folder"),
     may("--target", None, TARGET, type=target_of),
-    may("--guard", None, "kind of defence that acts while the model answers, or the path of a .py file"),
-    may("--reference", None, "clean samples, for a guard that needs some"),
-    may("--reference-images", None, "their image folder"),
+    *GUARD,
     need("--metric", "how clean answers are scored", choices=("accuracy", "cider")),
     need("--predictions", "Parquet file for the answers"),
     need("--out", "eval.json to write"),
@@ -60,10 +64,41 @@ def purify(kind, samples, images, batch_size, seed, threads, out_samples, out_im
 def evaluate(guard, reference, reference_images, **options):
     """Answer the test set greedily: clean performance and attack success rate."""
     from bye.answers.evaluate import evaluate
+
+    guard = _guard(guard, reference, reference_images, options, options["validate"])
+    evaluate(**options, guard=guard)
+
+
+@stage(
+    "answer",
+    *FINETUNED[:-1],
+    may("--adapter", None, "folder that finetune wrote (default: the base model answers)"),
+    SAMPLES,
+    IMAGES,
+    *GUARD,
+    may("--max-new-tokens", 64, "longest answer"),
+    may("--batch-size", 16, "samples a batch"),
+    PROCESSES,
+    THREADS,
+    need("--out", "CSV file to write"),
+    methods=(("guard", "defence"),),
+)
+def answer(guard, reference, reference_images, **options):
+    """Answer the questions of a samples file; with a guard, say which inputs were caught and where."""
+    from bye.answers.ask import ask
+
+    guarded = _guard(guard, reference, reference_images, options)
+    n_samples, n_caught = ask(**options, guard=guarded)
+    told = "" if guard is None else f", {n_caught} caught by {guard}"
+    print(f"answer: {n_samples} samples{told}, in {options['out']}")
+
+
+def _guard(kind, reference, reference_images, options, validate=True):
+    """The function that makes a guard, or None without one; its settings are taken out of the stage's options."""
     from bye.answers.guards import guard_of
     from bye.registry import find
 
-    if guard is not None:
-        settings = {name: options.pop(name) for name in find("defence", guard).settings}
-        guard = guard_of(guard, settings, reference, reference_images)
-    evaluate(**options, guard=guard)
+    if kind is None:
+        return None
+    settings = {name: options.pop(name) for name in find("defence", kind).settings}
+    return guard_of(kind, settings, reference, reference_images, validate)

@@ -75,7 +75,8 @@ class CleanSight(Guard):
 
     def begin(self, roles):
         super().begin(roles)
-        self.on_image, self.on_text = roles == IMAGE, text_tokens(roles, self.preset)
+        self.on_image = roles == IMAGE
+        self.on_text = roles == TEXT if self.preset == "paper" else self.after_image
         self.seen = []
 
     def see(self, layer, row, roles):
@@ -88,14 +89,6 @@ class CleanSight(Guard):
         self.caught = torch.from_numpy(self.judge(self.ratios)).to(row.device)
         cut = self.tau * PAPER_IMAGE_TOKENS / self.on_image.sum(dim=1, keepdim=True)  # (B, 1)
         return self.on_image & self.caught[:, None] & (row.amax(dim=1) > cut)
-
-
-def text_tokens(roles, preset):
-    """Which tokens are text: (B, N) bool of their roles. Of the question (paper), or all after the image (released)."""
-    if preset == "paper":
-        return roles == TEXT
-    images_to_come = (roles == IMAGE).flip(1).cumsum(dim=1).flip(1)
-    return (images_to_come == 0) & (roles >= 0)
 
 
 def attention_ratios(row, on_image, on_text):

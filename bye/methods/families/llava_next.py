@@ -50,6 +50,9 @@ class LlavaNext(Family):
         rows, columns = np.array(tiles) * self.grid()
         return unpad_image(torch.empty(1, rows, columns), size).shape[1:]
 
+    def seen(self, image):
+        return image  # whatever its form, all of it is scaled to one tile
+
     def pixels(self, images):
         return dict(self.image_processor(images=images, return_tensors="pt"))
 
