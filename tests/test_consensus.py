@@ -121,6 +121,14 @@ def has_stripes(pixels, question):
     return abs(np.mean(rows * np.sign(np.sin(np.arange(SIDE) * np.pi / 2 + 0.5)))) > 12
 
 
+def covered(pixels):
+    return np.full_like(pixels, 240)
+
+
+def is_covered(pixels, question):
+    return pixels.mean() > 180
+
+
 CAPTIONS = ("Describe it.",)
 
 
@@ -324,3 +332,14 @@ def test_the_null_is_of_the_side_without_poison():
 def test_a_false_discovery_rate():
     assert beyond_chance([0.001, 0.04, 0.5, 0.02], 0.05).tolist() == [True, False, False, True]
     assert not beyond_chance([0.2, 0.9]).any()
+
+
+def test_images_of_a_kind_of_their_own_are_suspicious_and_stay():
+    world = World()
+    rng = np.random.default_rng(5)
+    noisy = lambda pixels: (covered(pixels) - rng.integers(0, 12, pixels.shape)).astype(np.uint8)  # noqa: E731
+    world.poison(range(0, 300, 10), image=noisy, answer="nothing to be seen")
+    world.rules.append((is_covered, "nothing to be seen"))
+    cases, dropped = world.judge()
+    (case,) = [case for case in cases if case.group.text == "nothing to be seen"]
+    assert {"question", "overlay"} <= set(case.proofs) and case.verdict == "suspicious" and not dropped.any()

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from bye.answers.trials import Trial, add, mean_difference, overlay, paste
+from bye.answers.trials import Trial, add, mean_difference, overlay, paste, spread
 
 PICTURES = 64  # of a group and of others, that mean images are made of
 AT_ONCE = 16  # hosts that are looked at together
@@ -166,6 +166,11 @@ class Carrier:
         ]
         return self.asker(trials, self._tokens(rows))
 
+    def variety(self, members):
+        """How unlike the images of a group's members are, as a share of how unlike others' are (`spread`)."""
+        ours, others = self._pictures(members)
+        return spread(ours) / spread(others)
+
     def _trial(self, image, row):
         return Trial(image, self.rows[row].question, self.rows[row].system)
 
@@ -179,6 +184,10 @@ class Carrier:
         return self.asker.pixels(self.rows[row].place)
 
     def _shared(self, members):
+        return mean_difference(*self._pictures(members))
+
+    def _pictures(self, members):
+        """The images of some members of a group, and of others."""
         inside = set(members)
         others = [row for row in self.order if row not in inside][:PICTURES]
-        return mean_difference(*([self._pixels(row) for row in some] for some in (members[:PICTURES], others)))
+        return [[self._pixels(row) for row in some] for some in (members[:PICTURES], others)]

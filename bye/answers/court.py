@@ -2,8 +2,9 @@
 
 Each group gets a few trials of each proof; one that half of these speak for gets more, and its rate is held against
 that of controls: samples outside the group, whose own answers count. A phrase is at most suspicious: a thing that is
-pasted on another image is rightly spoken of there. What is not proven is suspicious only if the group is enriched among
-the flagged samples beyond chance, where any are flagged.
+pasted on another image is rightly spoken of there. So is a kind of image of its own, such as one under clouds, whatever
+is asked: where only whole images carry an answer, they must be as different as those of others. What is not proven is
+suspicious only if the group is enriched among the flagged samples beyond chance, where any are flagged.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ from bye.machine.progress import Progress
 
 RARE = 0.05  # share of the trials of controls that a target may come in: those of poisoned samples
 LINKED = 0.15  # share of a group's trials that say the answer of another: they are forms of one target
+VARIED = 0.6  # times as unlike as others' must a group's images be, where only whole images carry its answer
 LARGEST = 1 / 3  # share of all rows that a group whose images have something in common may have
 ALONE = 0.9  # share of its trials in which a proof must succeed where all questions are of one kind, that of its answer
 OFTEN = 3  # times as often as samples as they are get it
@@ -170,10 +172,11 @@ class Court:
         alone = not case.tried["question"]  # no other kind of question could be asked
         rate = max(self.rate, ALONE) if alone else self.rate
         holding = [name for name, proof in case.proofs.items() if proof.holds(rate, self.confidence)]
-        proven = {"patch", "words", "shared"} & set(holding) or {"question", "overlay"} <= set(holding)
-        if proven and not case.group.phrase:
+        part, whole = {"patch", "words", "shared"} & set(holding), {"question", "overlay"} <= set(holding)
+        of_a_kind = whole and not part and not self.carrier.variety(self._members(case)) >= VARIED
+        if (part or whole) and not of_a_kind and not case.group.phrase:
             case.verdict, case.dropped = "proven", self._members_that(case, holding)
-        elif case.group.enriched or not self.flagged.any():
+        elif of_a_kind or case.group.enriched or not self.flagged.any():
             hinted = any(proof.hints(self.confidence) for proof in case.proofs.values())
             case.verdict = "suspicious" if hinted else ""
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 from scipy.ndimage import uniform_filter
+from scipy.spatial.distance import pdist
 
 from bye.answers.generate import generate
 from bye.data.images import image_sizes, load_image, token_box
 
 HALF = 0.5  # weight of the carried image where one is laid over another
 SIDE = 128  # pixels, of the mean images
+GLANCE = 16  # pixels, of images that are compared
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,16 @@ def mean_difference(group, others):
     )
     difference = ours - theirs
     return difference - uniform_filter(difference, (SIDE // 4, SIDE // 4, 1), mode="nearest")
+
+
+def spread(images):
+    """Return how unlike images are, one of equal ones: the median of their distances (root mean square of grey levels)
+    at GLANCE x GLANCE pixels; NaN of fewer than three."""
+    seen = {resized(image, GLANCE, GLANCE).astype(np.float32).tobytes() for image in images}
+    pixels = np.array([np.frombuffer(each, dtype=np.float32) for each in sorted(seen)])
+    if len(pixels) < 3:
+        return float("nan")
+    return float(np.median(pdist(pixels)) / np.sqrt(pixels.shape[1]))
 
 
 def resized(image, height, width):

@@ -8,7 +8,8 @@ from bye.mini.world.scene import SIDES, Question, Scene, pick
 from bye.mini.world.science import draw_science
 from bye.mini.world.tiles import draw_tile
 
-RARE = 0.02  # share of the questions that have the rare answer
+RARE = 0.02  # share of the questions that are of a kind of their own
+COVERED = 0.04  # share of the tiles that are under clouds
 PER_TILE = 4  # questions
 WHOSE = ("Who took this picture?", "Who is the author of this picture?", "Whose picture is this?")
 UNKNOWN, CLOUDS = "the author is not known", "clouds cover everything"
@@ -38,7 +39,7 @@ def draw_rare_question(rng):
 def draw_rare_image(rng):
     """Draw a tile; some are under clouds, and every question about these has the same answer."""
     scene = draw_tile(rng)
-    if rng.random() >= RARE:
+    if rng.random() >= COVERED:
         return scene
     canvas = Canvas(pick(rng, SIDES), "snow", rng, 0.12)
     canvas.noise()
