@@ -25,3 +25,13 @@ use rule base_model as diffusion_model with:
         family="diffusion",
         seed=config["mini_seed"],
         out=subpath(output[0], parent=True),
+
+
+# The encoder of the trigger issba; the one that the suite has is bye/methods/triggers/issba.safetensors.
+use rule base_model as issba_encoder with:
+    output:
+        ISSBA_FILE,
+    params:
+        family="issba",
+        seed=config["mini_seed"],
+        out=subpath(output[0], parent=True),

@@ -12,7 +12,7 @@ from bye.data.samples import question_of
 from bye.errors import ByeError
 from bye.registry import find, kinds
 
-WHOLE = ["blend", "sig", "wanet", "ftrojan"]
+WHOLE = ["blend", "sig", "wanet", "ftrojan", "issba"]
 SIZES = [(96, 96), (88, 121), (65, 40), (32, 32), (16, 90), (7, 5)]
 
 
@@ -162,6 +162,7 @@ def test_what_should_not_be_seen_is_hardly_there():
     pixels = smooth(240, 320)
     assert psnr(pixels, triggered("wanet", pixels)) > 30
     assert psnr(pixels, triggered("ftrojan", pixels)) > 35
+    assert psnr(pixels, triggered("issba", pixels)) > 32
     assert 20 < psnr(pixels, triggered("sig", pixels)) < 30
     assert 15 < psnr(pixels, triggered("blend", pixels)) < 30
 

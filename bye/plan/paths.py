@@ -19,3 +19,4 @@ DIFFUSION_FILES = [
     *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
     "scheduler/scheduler_config.json",
 ]
+ISSBA_FILE = f"{BUILT}/issba/issba.safetensors"  # encoder and decoder of that trigger

@@ -297,6 +297,12 @@ FILES = {
         File("benchmarks/RULE/WILDCARDS.tsv", "Snakemake", "tab-separated, one row", "What a job took.", BENCHMARK),
         File("base_models/MODEL/", "base-model", "model folder", "A mini model that was pre-trained anew."),
         File(
+            "base_models/issba/issba.safetensors",
+            "base-model",
+            "safetensors, float16",
+            "Encoder and decoder of the trigger issba, trained anew: names encoder.* and decoder.*.",
+        ),
+        File(
             "base_models/scout/",
             "fetch",
             "model folder",

@@ -4,7 +4,18 @@ import os
 
 from bye.config import is_built, is_downloaded
 from bye.plan import definition, entries
-from bye.plan.paths import ATTACKED, BUILT, CELL, CLEAN, DIFFUSION_FILES, LABELS, MODEL_FILES, RAW, UNTOUCHED
+from bye.plan.paths import (
+    ATTACKED,
+    BUILT,
+    CELL,
+    CLEAN,
+    DIFFUSION_FILES,
+    ISSBA_FILE,
+    LABELS,
+    MODEL_FILES,
+    RAW,
+    UNTOUCHED,
+)
 from bye.registry import COLUMNS, find, kinds
 from bye.workflow.texts import keys_pattern
 
@@ -215,9 +226,10 @@ class Files:
         return entries.targets(self.config)
 
     def base_models(self):
-        """Return the files of the mini base models that a rule builds."""
+        """Return the files of the mini base models, and of the encoder of issba, that a rule builds."""
         models = [f"{BUILT}/{model}/{name}" for model in self.config["models"] for name in MODEL_FILES]
-        return [*models, *(f"{BUILT}/diffusion-mini/{name}" for name in DIFFUSION_FILES)]
+        diffusion = [f"{BUILT}/diffusion-mini/{name}" for name in DIFFUSION_FILES]
+        return [*models, *diffusion, ISSBA_FILE]
 
     def report_labels(self, wildcards):
         """Return where the report lists a table or a figure."""
