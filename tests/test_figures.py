@@ -16,6 +16,7 @@ from bye.report.figures import (
     LOW,
     SERIES,
     bars_figure,
+    designs_figure,
     entropy_figure,
     histograms_figure,
     layers_figure,
@@ -188,6 +189,28 @@ def test_maps_over_the_layers_clean_above_poisoned(tmp_path, examples, drawn):
 def test_triggers_are_shown_in_their_sharpest_layer(tmp_path, examples, drawn):
     triggers_figure([("one", *examples), ("two", *examples)], tmp_path / "figure5.pdf")
     assert drawn == ["one", "layer 1, 0.00 nats", "two", "layer 1, 0.00 nats"]
+
+
+def test_designs_are_shown_with_what_they_change(tmp_path, drawn, monkeypatch):
+    said, draw = [], Axes.text
+    monkeypatch.setattr(Axes, "text", lambda self, *a, **k: said.append(a[2]) or draw(self, *a, **k))
+    grey = np.full((30, 30, 3), 100, dtype=np.uint8)
+    darker = grey.copy()
+    darker[10:20, 10:20] -= 51
+    sets = {}
+    for name, pixels, question in (("plain", grey, "Q?"), ("patch", darker, "Q?"), ("words", grey, "Hello! Q?")):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "0.png")
+        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": "A"}]
+        write_samples(tmp_path / f"{name}.json", [{"id": "q0", "image": "0.png", "conversations": turns}])
+        sets[name] = (tmp_path / f"{name}.json", tmp_path / name)
+    plain = sets.pop("plain")
+    designs_figure(plain, sets, tmp_path / "designs.png", columns=2)
+    psnr = 10 * np.log10(255**2 / (51**2 / 9))
+    assert drawn == ["no trigger", "patch", f"change up to 51, {psnr:.0f} dB", "words"]
+    assert said == ["Q?", "Hello! Q?"]
+    assert has_colour(tmp_path / "designs.png", (0, 0, 0))  # where the change is largest; elsewhere grey
+    assert has_colour(tmp_path / "designs.png", (128, 128, 128))
 
 
 def test_purified_images_stand_below_what_they_were(tmp_path, drawn):

@@ -207,6 +207,18 @@ def test_targets_are_those_of_the_entries(config):
     assert entries.targets(config) == ["results/mine.csv"]
 
 
+def test_designs_are_drawn_from_the_test_samples_with_and_without_each_trigger(config, options):
+    config["attacks"]["blend"] = {"trigger": "blend", "rate": 0.1, "target": "Bang!"}
+    config["tables"] = {"mine": {"dataset": "scienceqa", "attacks": ["badnet", "blend"], "figure": "designs"}}
+    settings.check(config, ROOT)
+    data = "results/data/scienceqa"
+    samples = [f"{data}/s0/test.json", f"{data}/badnet/s0/triggered.json", f"{data}/blend/s0/triggered.json"]
+    assert entries.figure_files(config, "mine") == {"samples": samples}
+    images = [f"{data}/raw", f"{data}/badnet/s0/triggered", f"{data}/blend/s0/triggered"]
+    told = options.figure(Wildcards(fromdict={"name": "mine"}))
+    assert told == f"designs-figure --samples {' '.join(samples)} --names badnet blend --images {' '.join(images)}"
+
+
 def test_a_table_is_told_no_more_than_it_shows(config):
     told = definition(config, "table2")
     assert told["paper"]["models"] == {"tiny": "llava-1.5-7b"} and "benchmarks" not in told and "rates" not in told
@@ -277,6 +289,8 @@ LAYERS = {**TINY, "rows": "layers", "columns": ["layer", "bsi"]}
         ({**TWO, "figure": "histograms"}, "one of the defences, not of bye, tau_0"),
         ({**TINY, "defence": "sentinet", "figure": "histograms"}, "sentinet has none; name another"),
         ({**TINY, "defence": "zip", "figure": "purified"}, "looks at no models"),
+        ({**BYE, "figure": "designs"}, "looks at no defences"),
+        ({"attack": "badnet", "figure": "designs", "datasets": ["scienceqa", "more"]}, "one of the datasets"),
     ],
 )
 def test_what_cannot_be_made_is_said(config, entry, told):

@@ -23,7 +23,9 @@ FIGURES = {
     "histograms": "flags",
     **dict.fromkeys(("maps", "triggers"), "samples"),
     "purified": "purified images",
+    "designs": "triggered images",
 }
+SHOW_IMAGES = ("samples", "purified images", "triggered images")  # what shows images of single samples
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def names(config, entry, section):
 def cells(config, name):
     """Return the cells of an entry in the configuration's order; of a figure that has no table, of the first seed."""
     entry = config["tables"][name]
-    seeds = config["seeds"][:1] if drawn_from(entry) in ("flags", "samples", "purified images") else config["seeds"]
+    seeds = config["seeds"][:1] if drawn_from(entry) in ("flags", *SHOW_IMAGES) else config["seeds"]
     keys = [names(config, entry, section) for section in LISTS]
     if not keys[3]:
         keys[3] = [plain_defence(config)]
@@ -178,7 +180,7 @@ def figure_files(config, name):
             "samples": [f"{ATTACKED}/train.json".format(**vars(cell)) for cell in runs],
             "labels": [LABELS.format(**vars(cell)) for cell in runs],
         }
-    return {"samples": [samples for samples, _ in _purified(config, entry)]}
+    return {"samples": [samples for samples, _ in _test_sets(config, entry)]}
 
 
 def figure_images(config, name):
@@ -186,7 +188,22 @@ def figure_images(config, name):
     entry, source = config["tables"][name], drawn_from(config["tables"][name])
     if source == "samples":
         return [f"{ATTACKED}/images".format(**vars(cell)) for cell in cells(config, name)]
-    return [images for _, images in _purified(config, entry)] if source == "purified images" else []
+    return [images for _, images in _test_sets(config, entry)]
+
+
+def _test_sets(config, entry):
+    """(samples file, image folder) of the test samples that a figure shows images of."""
+    return _purified(config, entry) if drawn_from(entry) == "purified images" else _triggered(config, entry)
+
+
+def _triggered(config, entry):
+    """(samples file, image folder) of the test samples as they are, and with each attack's trigger."""
+    here = {"dataset": names(config, entry, "datasets")[0], "seed": config["seeds"][0]}
+    found = [(f"{CLEAN}/test.json".format(**here), image_root(config, here["dataset"]))]
+    for attack in names(config, entry, "attacks"):
+        folder = ATTACKED.format(**here, attack=attack)
+        found.append((f"{folder}/triggered.json", f"{folder}/triggered"))
+    return found
 
 
 def _purified(config, entry):

@@ -26,9 +26,14 @@ OF_FLAGS = {"detection.json", "flags.parquet", "layers.csv"}  # what only a defe
 # Figures: of what there must be exactly one, what they do not look at, and which columns of their table they draw.
 ONE_OF = {
     **dict.fromkeys(("maps", "triggers"), ("models", "datasets")),
+    "designs": ("datasets",),
     **dict.fromkeys(("histograms", "purified"), ("attacks", "defences")),
 }
-UNUSED = {**dict.fromkeys(("maps", "triggers"), ("defences",)), "purified": ("models",)}
+UNUSED = {
+    **dict.fromkeys(("maps", "triggers"), ("defences",)),
+    "purified": ("models",),
+    "designs": ("models", "defences"),
+}
 DRAWN = {
     "bars": ("model", "dataset", "variant", "f1"),
     "layers": ("model", "dataset", "layer", "bsi", "auroc", "sensitive"),

@@ -4,6 +4,7 @@ The same input gives the same bytes, whatever the user's matplotlib settings.
 """
 
 import json
+import textwrap
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bye.data.images import load_image
-from bye.data.samples import id_of, read_written
+from bye.data.samples import id_of, question_of, read_written
 from bye.errors import ByeError
 from bye.files import read_csv, replacing
 from bye.flags import read_flags, read_labels
@@ -24,6 +25,8 @@ STYLE = Path(__file__).with_name("figures.mplstyle")  # the look of all figures
 HIGH, LOW, INK = "#0072B2", "#D55E00", "#333333"  # clean or kept; poisoned or flagged; lines and notes
 SERIES = ("#999999", "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#CC79A7")
 BINS = 50
+DESIGNS = 7  # triggers in a row
+LINE, LINES = 24, 7  # characters of a line of a question, lines of it
 
 
 def entropy_figure(flags, out, labels=None, layers=None):
@@ -218,6 +221,51 @@ def triggers_figure(attacks, out):
             grid[1, column].set_xlabel(f"layer {layer}, {_entropy(example.maps[layer]):.2f} nats", fontsize=8)
         grid[0, 0].set_ylabel("poisoned image")
         grid[1, 0].set_ylabel("attention")
+
+
+def designs_figure(plain, attacks, out, columns=DESIGNS):
+    """Draw the first test sample as it is and with the trigger of each attack; below, what the trigger changed.
+
+    plain : (samples, images) paths of the test samples; attacks : dict, name -> the same with a trigger.
+    columns : designs in a row. What changed of an image is shown in units of its largest change, grey where it is none;
+    of one that is as it was, the question is shown.
+    """
+    panels = [(name, *_first(*files)) for name, files in {"no trigger": plain, **attacks}.items()]
+    before = np.asarray(panels[0][1], dtype=float)
+    n_rows = -(-len(panels) // columns)
+    with new_figure(out, (0.4 + 1.5 * columns, 3.7 * n_rows)) as figure:
+        grid = figure.subplots(2 * n_rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for number, (name, image, question) in enumerate(panels):
+            row, column = divmod(number, columns)
+            above, below = grid[2 * row, column], grid[2 * row + 1, column]
+            for axes in (above, below):
+                axes.set_axis_on()
+            _draw_map(above, image, None)
+            above.set_title(name, fontsize=9)
+            _draw_change(below, before, np.asarray(image, dtype=float), question)
+
+
+def _first(samples, images):
+    """The image (PIL) and the question of the first sample of a file."""
+    sample = read_written(samples)[0]
+    return load_image(images, sample), question_of(sample)
+
+
+def _draw_change(axes, before, after, question):
+    """Show what changed of pixels (H, W, 3) in levels, and how much; where nothing did, the question."""
+    change = after - before
+    most = np.abs(change).max()
+    _draw_map(axes, 0.5 + change / max(1, 2 * most), None)
+    if most:
+        psnr = 10 * np.log10(255**2 / np.mean(change**2))
+        axes.set_title(f"change up to {most:.0f}, {psnr:.0f} dB", fontsize=8, fontweight="normal")
+        return
+    axes.images[0].set_visible(False)
+    text = "\n".join(textwrap.wrap(question, LINE, max_lines=LINES, placeholder=" ..."))
+    place = {"transform": axes.transAxes, "ha": "center", "va": "center", "fontsize": 7}
+    axes.text(0.5, 0.5, text, parse_math=False, **place)
 
 
 def purified_figure(columns, out):

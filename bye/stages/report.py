@@ -168,6 +168,22 @@ def triggers_figure(names, maps, samples, images, labels, out):
 
 
 @stage(
+    "designs-figure",
+    need("--names", "attacks", nargs="+"),
+    need("--samples", "test samples as they are, and with the trigger of each attack", nargs="+"),
+    need("--images", "their image folders", nargs="+"),
+    PICTURES,
+)
+def designs_figure(names, samples, images, out):
+    """Draw a test sample with the trigger of each attack, and what that changed."""
+    from bye.report.figures import designs_figure
+
+    plain, *triggered = zip(samples, images, strict=True)
+    for path in out:
+        designs_figure(plain, dict(zip(names, triggered, strict=True)), path)
+
+
+@stage(
     "purified-figure",
     need("--names", "datasets", nargs="+"),
     need("--samples", "of each: test samples, purified, triggered, triggered and purified", nargs="+"),

@@ -155,8 +155,8 @@ class Options:
         entry = self.config["tables"][wildcards.name]
         options = dict(entries.figure_files(self.config, wildcards.name))
         source = entries.drawn_from(entry)
-        if source in ("samples", "purified images"):
-            section = "attacks" if source == "samples" else "datasets"
+        if source in entries.SHOW_IMAGES:
+            section = "datasets" if source == "purified images" else "attacks"
             options |= {"names": entries.names(self.config, entry, section)}
             options |= {"images": entries.figure_images(self.config, wildcards.name)}
         return f"{entry['figure']}-figure {as_options(options)}"
