@@ -47,15 +47,15 @@ def purifier(
     return Purifier(diffusion, pool, steps, guided_from)
 
 
-class Purifier:
-    """Purifies batches of images with one diffusion model."""
+class Diffusion:
+    """A diffusion model that purifies batches of images; subclasses say how, in `purify(pixels, generators)`.
 
-    def __init__(self, path, pool, steps, guided_from=0.0, device="auto"):
+    pixels: (B, 3, S, S) from -1 to 1, S the model's `size`; generators: numpy's, one for the noise of each image.
+    """
+
+    def __init__(self, path, device="auto"):
         self.unet, self.scheduler = load_diffusion(path)
         self.size = self.unet.config.sample_size
-        self.pool, self.steps, self.guided_from = pool, steps, guided_from
-        if self.size % pool:
-            raise ByeError(f"zip averages squares of {pool} pixels, which do not divide the {self.size} of {path}")
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.unet.to(self.device, memory_format=torch.channels_last).eval()  # a fifth faster on a CPU
 
@@ -63,38 +63,63 @@ class Purifier:
         """Purify PIL images (each at its own size, which it keeps) with one random generator for each one's noise."""
         pixels = np.stack([np.asarray(image.resize((self.size, self.size), Image.BICUBIC)) for image in images])
         pixels = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2) / 127.5 - 1
-        noise = np.stack([generator.normal(size=tuple(pixels.shape[1:])) for generator in generators])
-        purified = self.restore(self.degrade(pixels), torch.from_numpy(noise).to(pixels))
+        purified = self.purify(pixels, generators)
         purified = ((purified.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [
             Image.fromarray(each).resize(image.size, Image.BICUBIC)
             for each, image in zip(purified, images, strict=True)
         ]
 
+    def noise(self, pixels, generators):
+        """Normal noise of the form of `pixels`, of each image its own."""
+        noise = np.stack([generator.normal(size=tuple(pixels.shape[1:])) for generator in generators])
+        return torch.from_numpy(noise).to(pixels)
+
+    @torch.no_grad()
+    def reverse(self, x, times, agree):
+        """Reverse diffusion from x (B, 3, S, S), noisy as at the first of `times`, through these; deterministic (DDIM).
+
+        agree: a function of the number of a step and of its estimate of the images, that returns a corrected one.
+        """
+        alphas = self.scheduler.alphas_cumprod.to(x)
+        for index, time in enumerate(times):
+            output = self.unet(x, time.to(self.device)).sample[:, :3]  # some models predict the variance too
+            estimate = agree(index, self.scheduler.step(output, time, x).pred_original_sample)
+            remaining = (x - alphas[time].sqrt() * estimate) / (1 - alphas[time]).sqrt()
+            last = index == len(times) - 1
+            x = estimate if last else self.scheduler.add_noise(estimate, remaining, times[index + 1])
+        return x
+
+
+class Purifier(Diffusion):
+    """ZIP with one diffusion model."""
+
+    def __init__(self, path, pool, steps, guided_from=0.0, device="auto"):
+        super().__init__(path, device)
+        self.pool, self.steps, self.guided_from = pool, steps, guided_from
+        if self.size % pool:
+            raise ByeError(f"zip averages squares of {pool} pixels, which do not divide the {self.size} of {path}")
+
+    def purify(self, pixels, generators):
+        return self.restore(self.degrade(pixels), self.noise(pixels, generators))
+
     def degrade(self, pixels):
         """A†A: (B, 3, S, S) averaged over squares (A) and spread over them again (A†, its pseudo-inverse)."""
         return F.avg_pool2d(pixels, self.pool).repeat_interleave(self.pool, 2).repeat_interleave(self.pool, 3)
 
-    @torch.no_grad()
     def restore(self, degraded, noise):
-        """Reverse diffusion from noise (B, 3, S, S) to images that agree with `degraded`; deterministic (DDIM).
+        """Reverse diffusion from noise (B, 3, S, S) to images that agree with `degraded`.
 
         In each guided step the estimate x0 of the image keeps its null-space part and takes the degraded image for its
         range-space part: x0 - A†A x0 + degraded.
         """
         self.scheduler.set_timesteps(self.steps)
-        times = self.scheduler.timesteps
-        alphas = self.scheduler.alphas_cumprod.to(noise)
-        x = noise
-        for index, time in enumerate(times):
-            output = self.unet(x, time.to(self.device)).sample[:, :3]  # some models predict the variance too
-            estimate = self.scheduler.step(output, time, x).pred_original_sample
-            if index >= self.guided_from * self.steps:
-                estimate = estimate - self.degrade(estimate) + degraded
-            remaining = (x - alphas[time].sqrt() * estimate) / (1 - alphas[time]).sqrt()
-            last = index == len(times) - 1
-            x = estimate if last else self.scheduler.add_noise(estimate, remaining, times[index + 1])
-        return x
+
+        def agree(index, estimate):
+            guided = index >= self.guided_from * self.steps
+            return estimate - self.degrade(estimate) + degraded if guided else estimate
+
+        return self.reverse(noise, self.scheduler.timesteps, agree)
 
 
 def load_diffusion(path):
