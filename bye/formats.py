@@ -267,7 +267,11 @@ PREDICTION = columns(
     ("references", "list of string", "all right answers; of triggered samples the target"),
     ("correct", "bool", "whether they agree; null where the metric (cider) has no right and wrong"),
 )
-CAUGHT = columns(("caught", "bool", "whether the guard caught the sample"))  # further columns, with a guard
+CAUGHT = columns(  # further columns, with a guard
+    ("caught", "bool", "whether the guard caught the sample"),
+    ("hidden", "list of int32", "numbers of the image tokens that it hid, from 0"),
+    ("grid", "list of int32", "rows and columns of the first image tokens: a view of the whole image"),
+)
 ANSWER = columns(
     ("id", "text", "id of the sample"),
     ("image", "text", "its image, relative to the image folder"),
@@ -325,6 +329,11 @@ TABLES = {
         ("no_layer", "text", "says where no layer is sensitive"),
         ("told", "text", "what the defence is given beside the training set"),
         ("seconds", "number", "wall time after the plain fine-tune, seconds per 1,000 samples"),
+        (
+            "answer_seconds",
+            "number",
+            "wall time of purification and evaluation, starting and loading too, seconds per answer",
+        ),
         ("note", "text", "marks an upper bound"),
         ("rate", "number", "poison rate, per cent"),
         ("paper_CP", "number", "the paper's CP"),

@@ -25,6 +25,7 @@ from bye.report.figures import (
     triggers_figure,
 )
 from bye.report.gallery import gallery
+from bye.report.guarded import ratios_figure
 
 
 def rgb(colour):
@@ -240,3 +241,39 @@ def test_a_gallery_takes_any_text_and_leaves_empty_rows_out(tmp_path, recwarn):
     with Image.open(tmp_path / "g.png") as picture:
         assert picture.width > picture.height  # one row
     assert not recwarn.list
+
+
+def test_ratios_over_the_layers_and_what_a_guard_hid(tmp_path, drawn):
+    ids = [f"q{number}" for number in range(8)]
+    poisoned = [number % 2 == 1 for number in range(8)]
+    masses = np.full((8, 3 * 2), 0.2)
+    image = np.where(np.array(poisoned)[:, None], 0.6, 0.1) * np.ones((8, 6))
+    table = pyarrow.table({"id": ids, "image_mass": image.tolist(), "text_mass": masses.tolist()})
+    table = table.replace_schema_metadata({"n_layers": "3", "n_heads": "2"})
+    pyarrow.parquet.write_table(table, tmp_path / "attention.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"id": ids, "poisoned": poisoned}), tmp_path / "labels.parquet")
+    answers = {
+        "id": ["a", "b", "a", "b"], "split": ["clean"] * 2 + ["triggered"] * 2, "hidden": [[0], [0], [], [3]],
+        "grid": [[2, 2]] * 4,
+    }  # fmt: skip
+    turns = [{"from": "human", "value": "<image>\nQ?"}, {"from": "gpt", "value": "A"}]
+    for name, colour in (("a", "#aa0000"), ("b", "#00aa00")):
+        Image.new("RGB", (30, 30), colour).save(tmp_path / f"{name}.png")
+    samples = [{"id": name, "image": f"{name}.png", "conversations": turns} for name in ("a", "b")]
+    write_samples(tmp_path / "triggered.json", samples)
+    pyarrow.parquet.write_table(pyarrow.table(answers), tmp_path / "predictions.parquet")
+    files = [
+        tmp_path / name for name in ("attention.parquet", "labels.parquet", "predictions.parquet", "triggered.json")
+    ]
+    ratios_figure([("badnet", *files, tmp_path)], tmp_path / "figure6.png")
+    assert "1 of 4 tokens" in drawn and "badnet" in drawn
+    assert has_colour(tmp_path / "figure6.png", BLUE) and has_colour(tmp_path / "figure6.png", ORANGE)
+    picture = np.asarray(Image.open(tmp_path / "figure6.png").convert("RGB")).astype(int)
+    bright, dark = (np.argwhere(np.abs(picture - rgb(colour)).max(-1) <= 8) for colour in ("#00aa00", "#002200"))
+    assert len(bright) == pytest.approx(7 * len(dark), rel=0.1)  # two pictures, a quarter of the second is dark
+    second = bright[bright[:, 0] > dark[:, 0].min() - 2 * np.ptp(dark[:, 0])]
+    assert (dark.mean(0) > second.mean(0)).all()  # the last token of four
+    assert not has_colour(tmp_path / "figure6.png", rgb("#aa0000"))
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["a"], "split": ["triggered"]}), tmp_path / "predictions.parquet")
+    with pytest.raises(ByeError, match="does not say what a guard hid"):
+        ratios_figure([("badnet", *files, tmp_path)], tmp_path / "figure6.png")

@@ -205,7 +205,8 @@ def test_the_stage_says_what_was_caught(root, tmp_path):
     evaluate(root / "llava", None, *files, **options, batch_size=2, guard=guard)
     table = pyarrow.parquet.read_table(files[2])
     assert [family.model_type for family in families] == ["llava"]
-    assert table.drop_columns("caught").equals(plain) and "caught" not in plain.column_names
+    assert table.drop_columns(["caught", "hidden", "grid"]).equals(plain) and "caught" not in plain.column_names
     # by length: a and b, Is it red? and What is it?, What is in ...; the first of each batch is caught
     assert table["caught"].to_pylist() == [False, True, True, True, False] * 2
+    assert table["hidden"].to_pylist() == [[]] * 10 and table["grid"].to_pylist() == [[4, 4]] * 10
     assert json.loads(files[3].read_text()) == {**result, "caught_clean": 60.0, "caught_triggered": 60.0}

@@ -291,6 +291,8 @@ LAYERS = {**TINY, "rows": "layers", "columns": ["layer", "bsi"]}
         ({**TINY, "defence": "zip", "figure": "purified"}, "looks at no models"),
         ({**BYE, "figure": "designs"}, "looks at no defences"),
         ({"attack": "badnet", "figure": "designs", "datasets": ["scienceqa", "more"]}, "one of the datasets"),
+        ({**TINY, "defence": "zip", "figure": "ratios"}, "what a guard hides, and zip is none; name another"),
+        ({**TINY, "defence": "zip", "columns": ["caught_clean"]}, "what a guard catches, and zip acts on test images"),
     ],
 )
 def test_what_cannot_be_made_is_said(config, entry, told):
@@ -333,3 +335,29 @@ def test_a_set_with_official_splits_needs_its_sizes(tiny_model, name):
     del config["datasets"]["scienceqa"][name]
     with pytest.raises(ByeError, match=f"config key datasets.scienceqa lacks {name}; add it"):
         settings.check(config, ROOT)
+
+
+def test_the_table_of_guards_can_be_made():
+    """config/guards.yaml over config.yaml: what each row is made of, and what its time is the time of."""
+    config = settings.read_config([ROOT / "config.yaml", ROOT / "config/guards.yaml"])
+    settings.check(config, ROOT)
+    plan, options = Files(config), Options(Files(config))
+    here = {"model": "llava-mini", "dataset": "scienceqa-apart", "attack": "badnet", "seed": "0"}
+    cell = Wildcards(fromdict={**here, "defence": "cleansight"})
+    assert plan.guard_files(cell) == ["results/data/scienceqa-apart/s0/reference.json"]
+    assert "--guard cleansight --preset paper" in options.evaluate(cell)
+    files = entries.table_files(config, "table10")
+    assert files["reference"] == ["results/data/scienceqa-apart/s0/reference.json"]
+    seconds = definition(config, "table10")["benchmarks"]["answer_seconds"]
+    assert seconds["llava-mini/zip/scienceqa-apart/badnet"] == [
+        "results/benchmarks/purify_test/scienceqa-apart.s0.zip.tsv",
+        "results/benchmarks/purify_triggered/scienceqa-apart.badnet.s0.zip.tsv",
+        "results/benchmarks/evaluate/llava-mini.scienceqa-apart.badnet.s0.zip.tsv",
+    ]
+    assert seconds["llava-mini/vanilla/scienceqa-apart/badnet"] == [
+        "results/benchmarks/evaluate/llava-mini.scienceqa-apart.badnet.s0.vanilla.tsv"
+    ]
+    drawn, run = entries.figure_files(config, "figure6"), "results/llava-mini/scienceqa-apart"
+    assert drawn["predictions"][0] == f"{run}/badnet/s0/cleansight_released/predictions.parquet"
+    assert drawn["attention"][1] == f"{run}/blend/s0/vanilla/attention.parquet"
+    assert entries.figure_images(config, "figure6")[0] == "results/data/scienceqa-apart/badnet/s0/triggered"

@@ -346,6 +346,31 @@ def test_table8_measures_both_beside_the_papers_aspects(tmp_path, monkeypatch):
     assert (rows[-1]["sentinet"], rows[-1]["bye"]) == ("50", "5")
 
 
+def test_seconds_per_answer_are_of_purification_and_evaluation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answered = {"CP": 90.0, "ASR": 1.0, "PU": 45.0, "n_clean": 30, "n_triggered": 20}
+    paths = [result(tmp_path, "eval.json", answered, "m", defence=defence) for defence in ("vanilla", "zip")]
+    for step, seconds in (
+        ("evaluate/m.scienceqa.badnet.s0.vanilla", 10),
+        ("evaluate/m.scienceqa.badnet.s0.zip", 12),
+        ("purify_test/scienceqa.s0.zip", 30),
+        ("purify_triggered/scienceqa.badnet.s0.zip", 58),
+    ):
+        path = tmp_path / f"results/benchmarks/{step}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\th:m:s\n{seconds}\t0:00:01\n")
+    entry = {"caption": "x", "model": "m", "dataset": "scienceqa", "attack": "badnet", "defences": ["vanilla", "zip"]}
+    config = {
+        "seeds": [0], "models": {"m": {}}, "datasets": {"scienceqa": {"test": 30}}, "attacks": {"badnet": {}},
+        "defences": {"vanilla": {"kind": "none"}, "zip": {"kind": "zip"}},
+        "tables": {"t": {**entry, "columns": ["method", "PU", "answer_seconds"]}},
+    }  # fmt: skip
+    table(definition(config, "t"), tmp_path / "t.csv", paths)
+    with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["PU"], row["answer_seconds"]) for row in rows] == [("45.00", "0.200"), ("45.00", "2.000")]
+
+
 def test_what_a_defence_is_told_of_the_poison_is_a_setting_that_its_file_names(tmp_path):
     (tmp_path / "mine.py").write_text(
         "READS = ('samples', 'reference')\nTOLD = ('rate',)\n"

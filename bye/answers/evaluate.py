@@ -64,23 +64,27 @@ def evaluate(
     loaded = load_model(model, adapter, tuning, expected=family, device=device, dtype=dtype, quantization=quantization)
     watcher = None if guard is None else guard(loaded)
     entries = read_samples(clean, validate=validate)
-    answers, caught = answer(Workload(loaded, entries, clean_images), max_new_tokens, batch_size, watcher)
+    work = Workload(loaded, entries, clean_images)
+    replies = reply(work, max_new_tokens, batch_size, watcher)
+    answers = [each.text for each in replies]
     references = [references_of(entry) for entry in entries]
     correct, performance = scored(metric, answers, references)
-    rows = _rows("clean", entries, answers, references, correct, caught)
+    rows = _rows("clean", work, replies, references, correct)
     result = {"metric": metric, "CP": performance, "ASR": None, "PU": None, "n_clean": len(rows), "n_triggered": 0}
     truths = dict(zip(map(id_of, entries), references, strict=True))
-    shares = {"caught_clean": 100.0 * float(np.mean(caught)), "caught_triggered": None}
+    shares = {"caught_clean": _share_caught(replies), "caught_triggered": None}
     if triggered is not None:
         entries = read_samples(triggered, validate=validate)
-        answers, caught = answer(Workload(loaded, entries, triggered_images), max_new_tokens, batch_size, watcher)
+        work = Workload(loaded, entries, triggered_images)
+        replies = reply(work, max_new_tokens, batch_size, watcher)
+        answers = [each.text for each in replies]
         wanted = [answer_of(entry) for entry in entries]
         hits = hits_of(target, answers, wanted)
-        rows += _rows("triggered", entries, answers, [[text] for text in wanted], hits, caught)
+        rows += _rows("triggered", work, replies, [[text] for text in wanted], hits)
         result |= {"ASR": 100.0 * float(np.mean(hits)), "n_triggered": len(entries)}
         if all(id_of(entry) in truths for entry in entries):
             result["PU"] = scored(metric, answers, [truths[id_of(entry)] for entry in entries])[1]
-        shares["caught_triggered"] = 100.0 * float(np.mean(caught))
+        shares["caught_triggered"] = _share_caught(replies)
     if distributed.rank() > 0:
         return
     schema = SCHEMA if guard is None else parquet_schema(PREDICTION + CAUGHT)
@@ -91,20 +95,26 @@ def evaluate(
 SCHEMA = parquet_schema(PREDICTION)
 
 
-def _rows(split, entries, answers, references, correct, caught):
-    """The rows of predictions.parquet for one split; without a guard, `caught` has no column to go to."""
-    columns = zip(entries, answers, references, correct, caught, strict=True)
+def _share_caught(replies):
+    return 100.0 * float(np.mean([each.caught for each in replies]))
+
+
+def _rows(split, work, replies, references, correct):
+    """The rows of predictions.parquet for one split; without a guard, the last three keys have no column to go to."""
+    columns = zip(work.ids, replies, references, correct, work.sizes, strict=True)
     return [
         {
-            "id": id_of(entry),
+            "id": sample_id,
             "split": split,
-            "prediction": text,
+            "prediction": given.text,
             "reference": group[0],
             "references": group,
             "correct": right,
-            "caught": flagged,
+            "caught": given.caught,
+            "hidden": list(given.hidden),
+            "grid": list(work.family.grid(size)),
         }
-        for entry, text, group, right, flagged in columns
+        for sample_id, given, group, right, size in columns
     ]
 
 

@@ -110,12 +110,13 @@ TEXTS = {
 }
 # Columns that come from no file of the cell: what a defence is told beside the training set, its time, what it may
 # claim.
-TOLD, SECONDS = "told", "seconds"
-DERIVED = (TOLD, SECONDS, "note", "rate")
+TOLD, SECONDS, ANSWER_SECONDS = "told", "seconds", "answer_seconds"
+DERIVED = (TOLD, SECONDS, ANSWER_SECONDS, "note", "rate")
 TITLES = {  # of numbers, where they are rows
     **{name: measure.title for name, measure in MEASURES.items()},
     TOLD: "Auxiliary data used",
     SECONDS: "Seconds per 1,000 samples",
+    ANSWER_SECONDS: "Seconds per answer",
 }
 PAPER = {f"paper_{metric}": metric for metric in ("CP", "ASR", "P", "R", "F1")}
 DATASET_COLUMNS = (
@@ -139,6 +140,8 @@ def file_of(column, attack):
     """Return the file of a cell of an attack that a column is read from, or None."""
     if column == SECONDS:
         return "flags.parquet"  # how many samples the time was taken for
+    if column == ANSWER_SECONDS:
+        return "eval.json"
     if column in MEASURES:
         return MEASURES[column].of(attack)[0]
     return TEXTS[column].file if column in TEXTS else None

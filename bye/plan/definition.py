@@ -29,11 +29,12 @@ def definition(config, name):
         told["reads"] = {key: sorted(method_of(config, key).reads) for key in distinct(cell.defence for cell in runs)}
     if "told" in shown:
         told["told"] = {key: _told(config, key) for key in distinct(cell.defence for cell in runs)}
-    if "seconds" in shown:
-        told["benchmarks"] = {}
-        for cell in runs:
-            key = f"{cell.model}/{cell.defence}/{cell.dataset}/{cell.attack}"
-            told["benchmarks"].setdefault(key, []).extend(benchmarks(config, cell))
+    for column, of_cell in (("seconds", benchmarks), ("answer_seconds", answer_benchmarks)):
+        if column in shown:
+            files = told.setdefault("benchmarks", {}).setdefault(column, {})
+            for cell in runs:
+                key = f"{cell.model}/{cell.defence}/{cell.dataset}/{cell.attack}"
+                files.setdefault(key, []).extend(of_cell(config, cell))
     if shown & set(PAPER) or entry.get("paper", {}).get("facts"):
         told["paper"] = _paper(config, entry, runs)
     return told
@@ -52,6 +53,17 @@ def benchmarks(config, cell):
     run = f"{cell.model}.{cell.dataset}.{cell.attack}.s{cell.seed}"
     steps = [f"attention/{run}"] if set(method.reads) & set(FEATURES) else []
     return [f"{BENCHMARKS}/{step}.tsv" for step in [*steps, f"{detect_rule(method)}/{run}.{cell.defence}"]]
+
+
+def answer_benchmarks(config, cell):
+    """Return Snakemake's benchmark files of the steps from a test set to its answers: purification and evaluation."""
+    evaluated = f"evaluate/{cell.model}.{cell.dataset}.{cell.attack}.s{cell.seed}.{cell.defence}"
+    if method_of(config, cell.defence).acts_on != "test images":
+        return [f"{BENCHMARKS}/{evaluated}.tsv"]
+    steps = [f"purify_test/{cell.dataset}.s{cell.seed}.{cell.defence}"]
+    if cell.attack != UNTOUCHED:
+        steps.append(f"purify_triggered/{cell.dataset}.{cell.attack}.s{cell.seed}.{cell.defence}")
+    return [f"{BENCHMARKS}/{step}.tsv" for step in [*steps, evaluated]]
 
 
 def detect_rule(method):

@@ -24,8 +24,9 @@ FIGURES = {
     **dict.fromkeys(("maps", "triggers"), "samples"),
     "purified": "purified images",
     "designs": "triggered images",
+    "ratios": "guarded",
 }
-SHOW_IMAGES = ("samples", "purified images", "triggered images")  # what shows images of single samples
+SHOW_IMAGES = ("samples", "purified images", "triggered images", "guarded")  # what shows images of single samples
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,14 @@ def figure_files(config, name):
             "samples": [f"{ATTACKED}/train.json".format(**vars(cell)) for cell in runs],
             "labels": [LABELS.format(**vars(cell)) for cell in runs],
         }
+    if source == "guarded":
+        plain = plain_defence(config)
+        return {
+            "attention": [cell.of(plain).path("attention.parquet") for cell in runs],
+            "labels": [LABELS.format(**vars(cell)) for cell in runs],
+            "predictions": [cell.path("predictions.parquet") for cell in runs],
+            "samples": [f"{ATTACKED}/triggered.json".format(**vars(cell)) for cell in runs],
+        }
     return {"samples": [samples for samples, _ in _test_sets(config, entry)]}
 
 
@@ -188,6 +197,8 @@ def figure_images(config, name):
     entry, source = config["tables"][name], drawn_from(config["tables"][name])
     if source == "samples":
         return [f"{ATTACKED}/images".format(**vars(cell)) for cell in cells(config, name)]
+    if source == "guarded":
+        return [f"{ATTACKED}/triggered".format(**vars(cell)) for cell in cells(config, name)]
     return [images for _, images in _test_sets(config, entry)]
 
 

@@ -22,12 +22,14 @@ from bye.plan.entries import (
 )
 from bye.plan.paths import UNTOUCHED
 
+OF_GUARDS = ("caught_clean", "caught_triggered")  # columns that a defence acting on generation alone has
 OF_FLAGS = {"detection.json", "flags.parquet", "layers.csv"}  # what only a defence on the training set has
 # Figures: of what there must be exactly one, what they do not look at, and which columns of their table they draw.
 ONE_OF = {
     **dict.fromkeys(("maps", "triggers"), ("models", "datasets")),
     "designs": ("datasets",),
     **dict.fromkeys(("histograms", "purified"), ("attacks", "defences")),
+    "ratios": ("models", "datasets", "defences"),
 }
 UNUSED = {
     **dict.fromkeys(("maps", "triggers"), ("defences",)),
@@ -172,6 +174,11 @@ def _of_cells(config, name):
                 f"{where}.columns: {column['name']} is a number of flagged samples, and {owner.defence} acts on "
                 f"{method.acts_on}; leave it out, or give the column the defences that have it"
             )
+        elif column.get("column") in OF_GUARDS and shows(column, cell) and method.acts_on != "generation":
+            told.add(
+                f"{where}.columns: {column['name']} is of what a guard catches, and {owner.defence} acts on "
+                f"{method.acts_on}; leave it out, or give the column the defences that have it"
+            )
     yield from sorted(told)
 
 
@@ -255,6 +262,8 @@ def _of_figure(config, name):
         method = method_of(config, key)
         if source == "flags" and "layers.csv" not in method.writes:
             yield f"{where}.figure {figure} shows how BYE's scores divide, and {key} has none; name another defence"
+        if source == "guarded" and method.acts_on != "generation":
+            yield f"{where}.figure {figure} shows what a guard hides, and {key} is none; name another defence"
         if source == "purified images" and method.acts_on != "test images":
             yield f"{where}.figure {figure} shows what acts on test images, and {key} does not; name another defence"
 

@@ -193,12 +193,12 @@ def maps_figure(attacks, out):
     with new_figure(out, (0.4 + 1.45 * (layers + 1), 0.3 + 1.55 * len(rows))) as figure:
         grid = figure.subplots(len(rows), layers + 1, squeeze=False)
         for axes_row, (name, example) in zip(grid, rows, strict=True):
-            _draw_map(axes_row[0], example.image, None)
+            show_image(axes_row[0], example.image, None)
             kind = "poisoned" if example.poisoned else "clean"
             label = f"{name}\n{kind}" if len(attacks) > 1 else kind
             axes_row[0].set_ylabel(label, color=LOW if example.poisoned else HIGH)
             for layer, axes in enumerate(axes_row[1:]):
-                _draw_map(axes, example.image, example.maps[layer])
+                show_image(axes, example.image, example.maps[layer])
                 axes.set_xlabel(f"{_entropy(example.maps[layer]):.2f} nats", fontsize=8)
         grid[0, 0].set_title("image", fontsize=9)
         for layer in range(layers):
@@ -215,8 +215,8 @@ def triggers_figure(attacks, out):
         for column, (name, *files) in enumerate(attacks):
             example = next(example for example in _examples(*files) if example.poisoned)
             layer = int(np.argmin([_entropy(each) for each in example.maps]))
-            _draw_map(grid[0, column], example.image, None)
-            _draw_map(grid[1, column], example.image, example.maps[layer])
+            show_image(grid[0, column], example.image, None)
+            show_image(grid[1, column], example.image, example.maps[layer])
             grid[0, column].set_title(name, fontsize=9)
             grid[1, column].set_xlabel(f"layer {layer}, {_entropy(example.maps[layer]):.2f} nats", fontsize=8)
         grid[0, 0].set_ylabel("poisoned image")
@@ -278,7 +278,7 @@ def purified_figure(columns, out):
         grid = figure.subplots(len(rows), len(columns), squeeze=False)
         for column, (name, sets) in enumerate(columns.items()):
             for axes, (samples, images) in zip(grid[:, column], sets, strict=True):
-                _draw_map(axes, load_image(images, read_written(samples)[0]), None)
+                show_image(axes, load_image(images, read_written(samples)[0]), None)
             grid[0, column].set_title(name, fontsize=9)
         for axes, row in zip(grid[:, 0], rows, strict=True):
             axes.set_ylabel(row)
@@ -307,7 +307,7 @@ def _examples(maps, samples, images, labels):
     return sorted(found, key=lambda example: example.poisoned)
 
 
-def _draw_map(axes, image, attention):
+def show_image(axes, image, attention=None):
     """Show an image in grey with attention in colour over it, or as it is without."""
     if attention is None:
         axes.imshow(image)

@@ -16,7 +16,18 @@ from bye.errors import ByeError
 from bye.files import read_csv, read_json
 from bye.flags import read_flags
 from bye.metrics.detection import layer_aurocs
-from bye.plan.columns import IDENTITY, LAYER_COLUMNS, MEASURES, PAPER, SECONDS, TEXTS, TITLES, TOLD, UPPER_BOUND
+from bye.plan.columns import (
+    ANSWER_SECONDS,
+    IDENTITY,
+    LAYER_COLUMNS,
+    MEASURES,
+    PAPER,
+    SECONDS,
+    TEXTS,
+    TITLES,
+    TOLD,
+    UPPER_BOUND,
+)
 from bye.plan.definition import identifies
 from bye.report.reference import paper_datasets, paper_facts, paper_number
 from bye.report.twins import write_table
@@ -138,13 +149,21 @@ class Cells:
             told = [*([f"{clean} clean samples"] if clean else []), *self.entry["told"][key["defence"]]]
             return ", ".join(told) or "none"
         if column == SECONDS:
-            spent = sum(_seconds(path) for path in self.entry["benchmarks"]["/".join(key.values())])
+            spent = self._spent(column, key)
             samples = sum(len(content["flagged"]) for content in self._contents("flags.parquet", ("flagged",), key))
             return f"{1000 * spent / samples:.0f}"
+        if column == ANSWER_SECONDS:
+            counts = self._contents("eval.json", ("n_clean", "n_triggered"), key)
+            answers = sum(count["n_clean"] + count["n_triggered"] for count in counts)
+            return f"{self._spent(column, key) / answers:.3f}"
         paper = self.entry["paper"]
         setting = paper["settings"][f"{key['defence']}/{key['attack']}"]
         model, method = paper["models"].get(key["model"]), paper["methods"][key["defence"]]
         return _text(paper_number(paper["table"], model, key["dataset"], method, PAPER[column], setting))
+
+    def _spent(self, column, key):
+        """Wall seconds of the steps of a row's cells that a column is about."""
+        return sum(_seconds(path) for path in self.entry["benchmarks"][column]["/".join(key.values())])
 
 
 def _named(entry, texts):

@@ -201,6 +201,24 @@ def purified_figure(names, samples, images, out):
 
 
 @stage(
+    "ratios-figure",
+    need("--names", "attacks", nargs="+"),
+    need("--attention", "attention of the training samples of each", nargs="+"),
+    need("--labels", "ground truth of each", nargs="+"),
+    need("--predictions", "answers under a guard, of each", nargs="+"),
+    need("--samples", "triggered test samples of each", nargs="+"),
+    need("--images", "their image folders", nargs="+"),
+    PICTURES,
+)
+def ratios_figure(names, attention, labels, predictions, samples, images, out):
+    """Draw Figure 6: the ratio of image to text attention over the layers, and what a guard hides."""
+    from bye.report.guarded import ratios_figure
+
+    for path in out:
+        ratios_figure(list(zip(names, attention, labels, predictions, samples, images, strict=True)), path)
+
+
+@stage(
     "evidence",
     need("--flags", "Parquet file with the flags of a detector"),
     may("--groups", None, "groups.csv of a detector that proves groups of answers"),
