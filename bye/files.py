@@ -213,3 +213,21 @@ def _explained(path, partial):
         if not ours or error.errno not in WRITE_PROBLEMS:
             raise
         raise ByeError(f"cannot write {path}: {WRITE_PROBLEMS[error.errno]}") from error
+
+
+def count_numbers(folder):
+    """Return how many numbers the safetensors files of a folder hold, of which none is read; None without such files.
+
+    Raises ByeError for one that cannot be read.
+    """
+    from math import prod
+
+    from safetensors import SafetensorError, safe_open
+
+    paths = sorted(Path(folder).glob("*.safetensors"))
+    try:
+        opened = [safe_open(path, "np") for path in paths]
+    except (OSError, SafetensorError) as error:
+        raise ByeError(f"{folder} has weights that cannot be read ({error}); run its stage again") from None
+    numbers = [prod(file.get_slice(name).get_shape()) for file in opened for name in file.keys()]  # noqa: SIM118
+    return sum(numbers) if paths else None

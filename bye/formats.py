@@ -327,6 +327,7 @@ TABLES = {
         ),
         ("n_layers", "number", "sensitive layers, mean over the seeds"),
         ("no_layer", "text", "says where no layer is sensitive"),
+        ("trained", "integer", "parameters that the fine-tune trained: the numbers in its adapter's safetensors files"),
         ("told", "text", "what the defence is given beside the training set"),
         ("seconds", "number", "wall time after the plain fine-tune, seconds per 1,000 samples"),
         (
@@ -334,6 +335,8 @@ TABLES = {
             "number",
             "wall time of purification and evaluation, starting and loading too, seconds per answer",
         ),
+        ("finetune_seconds", "number", "wall time of the fine-tune, seconds, mean over the seeds"),
+        ("tuning", "text", "the model's tuning method"),
         ("note", "text", "marks an upper bound"),
         ("rate", "number", "poison rate, per cent"),
         ("paper_CP", "number", "the paper's CP"),

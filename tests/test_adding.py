@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from small_workflow import ROOT, run, small_config, write_config
 from snakemake.utils import update_config
 
@@ -63,15 +64,20 @@ def folder(tmp_path_factory, tiny_model):
     config = {"seeds": [0], "defences": {"vanilla": config["defences"]["vanilla"]}}
     update_config(config, mine)
     config["models"]["terse"]["path"] = str(tiny_model("llava"))
+    prompted = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-2, "prompt_tokens": 3}
+    config["models"]["prompted"] = config["models"]["terse"] | {"tuning": "prompt", "finetune": prompted}
+    columns = ["tuning", "trained", "finetune_seconds", "CP", "ASR"]
+    config["tables"]["tuned"] = {"caption": "Ways to tune", "models": ["terse", "prompted"], "datasets": ["shop"]}
+    config["tables"]["tuned"] |= {"attack": "frame", "defences": ["vanilla"], "columns": columns}
     write_config(folder, config)
     (folder / "mine.yaml").write_text(yaml.safe_dump(config))
-    process = run(folder, "results/mine.csv")
+    process = run(folder, "results/mine.csv", "results/tuned.csv")
     assert process.returncode == 0, process.stdout
     return folder
 
 
-def rows_of(folder):
-    with open(folder / "results" / "mine.csv", newline="", encoding="utf-8") as file:
+def rows_of(folder, name="mine"):
+    with open(folder / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -103,6 +109,16 @@ def test_the_tuning_method_alone_is_trained(folder):
     assert len(adapters) == 4  # plain, and after the detector, for two attacks
     for adapter in adapters:
         assert [path.name for path in adapter.iterdir() if not path.name.startswith(".")] == ["norms.safetensors"]
+
+
+def test_ways_to_tune_stand_side_by_side(folder):
+    """What each trains is counted in what it saved; prompt tuning is trained, and answers, as any other method."""
+    rows = {row["tuning"]: row for row in rows_of(folder, "tuned")}
+    assert list(rows) == ["norms.py", "prompt"]
+    for model, tuning, file in (("terse", "norms.py", "norms"), ("prompted", "prompt", "adapter_model")):
+        saved = load_file(folder / f"results/{model}/shop/frame/s0/vanilla/adapter/{file}.safetensors")
+        assert rows[tuning]["trained"] == str(sum(each.numel() for each in saved.values()))
+        assert float(rows[tuning]["finetune_seconds"]) > 0 and rows[tuning]["CP"] and rows[tuning]["ASR"]
 
 
 def test_the_guard_and_the_purifier_act_on_the_plain_model(folder):

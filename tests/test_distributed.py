@@ -105,6 +105,20 @@ def test_a_fine_tune_in_two_processes_killed_and_resumed_is_that_in_one(root, tm
     assert not (tmp_path / "two.checkpoints").exists()
 
 
+def tune(root, out):
+    """Prompt tuning on the 33 samples, whose numbers are used outside of the module that the processes share."""
+    files = root / "samples.json", root, out, out.with_suffix(".csv")
+    finetune(root, *files, epochs=1, learning_rate=1e-2, seed=3, threads=1, tuning="prompt", prompt_tokens=3)
+
+
+def test_a_prompt_tuned_in_two_processes_is_that_in_one(root, tmp_path):
+    tune(root, tmp_path / "one")
+    statuses, _ = in_two_processes(tmp_path / "logs", tune, root, tmp_path / "two")
+    assert statuses == [0, 0]
+    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    torch.testing.assert_close(two["prompt_embeddings"], one["prompt_embeddings"], atol=2e-5, rtol=0)
+
+
 def stages(root, out):
     """Extraction and answers of the 33 samples, in batches of seven: the five do not divide among two processes."""
     samples = root / "samples.json"

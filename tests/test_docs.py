@@ -7,6 +7,7 @@ import pytest
 from small_workflow import ROOT
 
 from bye.data.findings import KINDS
+from bye.registry import kinds
 from bye.stages import STAGES
 
 # The parts in docs/notes are pasted into pages of docs/, where their links are looked at.
@@ -89,3 +90,13 @@ def test_stages_in_commands_exist(page):
 def test_bad_input_lists_every_kind_of_finding_and_what_becomes_of_it():
     rows = re.findall(r"^\| ([a-z ]+) \| .* \| (kept|stops) \|$", BAD_INPUT.read_text(encoding="utf-8"), re.MULTILINE)
     assert rows == [(kind, {"keep": "kept", "stop": "stops"}[about.default]) for kind, about in KINDS.items()]
+
+
+def test_the_map_names_every_tuning_method_and_nothing_that_is_not_there():
+    text = (ROOT / "docs" / "landscape.md").read_text(encoding="utf-8")
+    attacks, defences, ways = re.split(r"^## ", text, flags=re.MULTILINE)[1:4]
+    named = set(re.findall(r"\| `(\w+)` \|$", ways, re.MULTILINE))
+    assert named == set(kinds("tuning method"))
+    triggers = set(re.findall(r"`trigger: (\w+)`", attacks))
+    detectors = set(re.findall(r"`kind: (\w+)`", defences))
+    assert triggers and triggers <= set(kinds("trigger")) and detectors and detectors <= set(kinds("defence"))

@@ -199,6 +199,25 @@ def test_whatever_an_entry_names_is_planned(config):
                 check(config)
 
 
+def test_what_a_fine_tune_trained_is_asked_where_there_is_one(config):
+    """Of the plain fine-tune and of one after a detector, each with its own time; a guard and a purifier have none."""
+    entry = {"model": "tiny", "dataset": "scienceqa", "attack": "badnet", "caption": "All"}
+    config["tables"] = {"all": entry | {"defences": ["vanilla", "bye"], "columns": ["method", "tuning", "trained"]}}
+    check(config)
+    wanted = [f"results/tiny/scienceqa/badnet/s0/{defence}/adapter" for defence in ("vanilla", "bye")]
+    assert entries.table_files(config, "all")["cells"] == wanted
+    config["tables"]["all"]["columns"].append("finetune_seconds")
+    told = definition(config, "all")
+    assert told["tuning"] == {"tiny": "lora"} and told["benchmarks"]["finetune_seconds"] == {
+        f"tiny/{defence}/scienceqa/badnet": [f"results/benchmarks/{rule}/tiny.scienceqa.badnet.s0.{defence}.tsv"]
+        for defence, rule in (("vanilla", "finetune_vanilla"), ("bye", "finetune"))
+    }
+    for defence in ("zip", "mine"):
+        config["tables"]["all"]["defences"] = [defence]
+        with pytest.raises(ByeError, match=f"trained is of a fine-tune, and {defence} has none of its own"):
+            check(config)
+
+
 def test_targets_are_those_of_the_entries(config):
     found = entries.targets(config)
     assert {"results/table1.csv", "results/figure4.csv", "results/figure4.pdf", "results/figure3.png"} <= set(found)

@@ -200,8 +200,8 @@ def test_methods_that_are_refused(root, tmp_path, monkeypatch):
         ({"tuning": "nothing.py"}, "tuning method nothing.py needs the setting n_layers; give it"),
         ({"tuning": "lora", "n_layers": 1}, "tuning method lora has no setting n_layers; its settings: lora_rank, "),
         (
-            {"tuning": "dora"},
-            "unknown tuning method 'dora'; known: lora, lora_and_projector, projector, or the path of a .py file",
+            {"tuning": "full"},
+            "unknown tuning method 'full'; known: adapter, biases, dora, ia3, .* or the path of a .py file",
         ),
     ):
         with pytest.raises(ByeError, match=told):

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 
 from bye.extraction.states import AnswerTokens, HiddenStates, LastMLP, choose_layers
 from bye.models.attention import Rows
 from bye.models.family import pad
 from bye.models.prefix import run_prefix
+from bye.models.prompt import SYSTEM
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ def answer_rows(family, prompts, features, reduction, owners=None, hidden_layers
     owners = list(range(len(prompts)) if owners is None else owners)
     ids = pad([prompt.ids[: prompt.n_read] for prompt in prompts], 0, side="right").to(device)
     roles = pad([prompt.roles[: prompt.n_read] for prompt in prompts], -1, side="right").to(device)
+    if family.virtual:  # they stand where a system prompt would, and as the attention has them, behind all others
+        roles = F.pad(roles, (0, family.virtual.n), value=SYSTEM)
     n_answers = max(len(prompt.places) for prompt in prompts)
     places = [[*prompt.places, *[prompt.places[-1]] * (n_answers - len(prompt.places))] for prompt in prompts]
     places = torch.tensor(places, device=device)  # (B, R)

@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT folders: whether all of their weights fit a model, and how they are put on it.
+"""Adapters in PEFT folders, LoRA's most often: whether all of their weights fit a model, and how they are put on it.
 
 All is decided by the header of the weights' file and a copy of the model without weights, before any weight is read.
 """
@@ -16,29 +16,34 @@ from bye.models.layouts import LLAVA_REPOSITORY, OURS, PREFIX, Layout, layout_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BESIDE = "non_lora_trainables"  # LLaVA's repository: weights that were trained in full, most often the projector's
+# Kinds that are parts of layers, by PEFT's name: what is said of each, and a part of its weights' names.
+KINDS = {
+    "LORA": ("LoRA alone is read (LORA, also with DoRA or rsLoRA)", ".lora_"),
+    "IA3": ("IA3 alone is read", ".ia3_"),
+}
 # Settings with which an adapter acts on some tokens only, or is another model: neither can be merged.
 UNSUPPORTED = ("alora_invocation_tokens", "arrow_config", "layer_replication", "use_bdlora")
 
 
 @dataclass(frozen=True)
 class Fit:
-    """An adapter that fits. config: LoRA's settings, in our names; lora, replaced: {our name: (file, key)} of LoRA's
+    """An adapter that fits. config: its settings, in our names; added, replaced: {our name: (file, key)} of its
     weights, as PEFT has them, and of the model's own; layout: whose names they are; n_renamed: how many change."""
 
     folder: str
     config: object
-    lora: dict
+    added: dict
     replaced: dict
     layout: Layout
     n_renamed: int
 
 
-def fit(family, folder):
+def fit(family, folder, kind="LORA"):
     """See that each weight of an adapter's folder fits a family's model, and that none is missing: its Fit.
 
-    Reads no weight, and needs none of the model. Raises ByeError where one does not fit.
+    kind: of KINDS. Reads no weight, and needs none of the model. Raises ByeError where one does not fit.
     """
-    config = read_config(folder)
+    config = read_config(folder, kind)
     places, shapes = _read_headers(folder)
     with torch.device("meta"):
         skeleton = type(family.model)(copy.deepcopy(family.model.config))
@@ -57,16 +62,16 @@ def fit(family, folder):
 
     back = {layout.rename(name): name for name in (*modules, *weights)}
     ours = {key: our_name(key, back) for key in shapes}
-    lora, replaced, unplaced, misshapen = {}, {}, [], []
+    added, replaced, unplaced, misshapen = {}, {}, [], []
     for key, name in ours.items():
         own = name.replace(".base_layer.", ".")
         wanted = expected.get(PREFIX + name, weights.get(own))
-        if wanted is None or PREFIX + name in lora or own in replaced:
+        if wanted is None or PREFIX + name in added or own in replaced:
             unplaced.append(key)
         elif wanted != shapes[key]:
             misshapen.append((key, shapes[key], wanted))
         elif PREFIX + name in expected:
-            lora[PREFIX + name] = places[key]
+            added[PREFIX + name] = places[key]
         else:
             replaced[own] = places[key]
     found = {PREFIX + name for name in ours.values()}
@@ -75,7 +80,7 @@ def fit(family, folder):
         example = next((name for name in expected if ".language_model." in name), next(iter(expected)))
         reason = _misfit(len(shapes), unplaced, misshapen, missing, example)
         raise ByeError(f"adapter {folder} does not fit the model {family.path}: {reason}")
-    return Fit(folder, config, lora, replaced, layout, sum(key != PREFIX + name for key, name in ours.items()))
+    return Fit(folder, config, added, replaced, layout, sum(key != PREFIX + name for key, name in ours.items()))
 
 
 def put(model, found):
@@ -97,8 +102,9 @@ def put(model, found):
                 )
             own[name].copy_(tensor)
     adapted = PeftModel(model, found.config)
-    result = set_peft_model_state_dict(adapted, _read(found.lora))
-    left = [*result.unexpected_keys, *(key for key in result.missing_keys if ".lora_" in key)]
+    result = set_peft_model_state_dict(adapted, _read(found.added))
+    _, mark = KINDS[found.config.peft_type.value]
+    left = [*result.unexpected_keys, *(key for key in result.missing_keys if mark in key)]
     if left:
         raise ByeError(
             f"adapter {found.folder}: peft leaves out {counted(len(left), 'key')} (the first is {left[0]}); "
@@ -107,10 +113,10 @@ def put(model, found):
     return adapted
 
 
-def read_config(folder):
-    """Return the LoraConfig of an adapter's folder, which must have weights in safetensors.
+def read_settings(folder):
+    """Return what adapter_config.json of an adapter's folder holds, which must have weights in safetensors.
 
-    Raises ByeError for other folders, other kinds of adapters, and settings that no merged LoRA can have.
+    Raises ByeError for other folders.
     """
     if not os.path.isfile(os.path.join(folder, CONFIG)):
         raise ByeError(f"{folder} is no PEFT adapter (it has no adapter_config.json); give what finetune wrote")
@@ -122,21 +128,29 @@ def read_config(folder):
             f"adapter {folder} has weights in {BESIDE}.bin, which is pickled and could run code when read; write them "
             f"to {BESIDE}.safetensors beside it (torch.load with weights_only=True, safetensors.torch.save_file)"
         )
-    path = os.path.join(folder, CONFIG)
-    settings = read_json(path)
-    kind = settings.get("peft_type") if isinstance(settings, dict) else None
-    if kind != "LORA":
-        raise ByeError(f"{path} is of peft_type {kind!r}; LoRA alone is read (LORA, also with DoRA or rsLoRA)")
+    settings = read_json(os.path.join(folder, CONFIG))
+    return settings if isinstance(settings, dict) else {}
+
+
+def read_config(folder, kind="LORA"):
+    """Return PEFT's configuration of an adapter's folder.
+
+    Raises ByeError for other folders, other kinds of adapters, and settings that no merged adapter can have.
+    """
+    path, settings = os.path.join(folder, CONFIG), read_settings(folder)
+    if settings.get("peft_type") != kind:
+        raise ByeError(f"{path} is of peft_type {settings.get('peft_type')!r}; {KINDS[kind][0]}")
     refused = [name for name in UNSUPPORTED if settings.get(name)]
     if refused:
         raise ByeError(f"{path} sets {refused[0]}, with which LoRA is no part of the weights; train without it")
-    from peft import LoraConfig
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     try:
-        config = LoraConfig.from_pretrained(str(folder))
+        config = PEFT_TYPE_TO_CONFIG_MAPPING[kind].from_pretrained(str(folder))
     except Exception as error:  # settings of a wrong type fail in many ways
-        raise ByeError(f"{path} has no settings of LoRA ({_one_line(error)}); correct it") from error
-    if not config.target_modules and not config.target_parameters:
+        named = "LoRA" if kind == "LORA" else kind
+        raise ByeError(f"{path} has no settings of {named} ({_one_line(error)}); correct it") from error
+    if not config.target_modules and not getattr(config, "target_parameters", None):
         raise ByeError(f"{path} has no target_modules; name the layers that the adapter is for")
     config.inference_mode = True
     return config
@@ -164,7 +178,7 @@ def _read_headers(folder):
 
 
 def _translated(config, layout, modules, keys):
-    """LoRA's settings with the modules they mean under our full names, where they mean them by the layout's."""
+    """An adapter's settings with the modules they mean under our full names, where they mean them by the layout's."""
     from peft.tuners.tuners_utils import check_target_module_exists
     from peft.utils.other import get_pattern_key
 
@@ -215,7 +229,7 @@ def _misfit(n_keys, unplaced, misshapen, missing, example):
 def _tell(found):
     """Say on stderr what is converted and what of the model is replaced."""
     if found.n_renamed:
-        n_keys, base = len(found.lora) + len(found.replaced), found.config.base_model_name_or_path
+        n_keys, base = len(found.added) + len(found.replaced), found.config.base_model_name_or_path
         made = f" (made on {base})" if base else ""
         print(
             f"adapter {found.folder}{made}: {found.n_renamed} of {counted(n_keys, 'key')} have names of "
@@ -230,7 +244,7 @@ def _tell(found):
             file=sys.stderr,
             flush=True,
         )
-    elif found.layout is LLAVA_REPOSITORY and not any("multi_modal_projector" in name for name in found.lora):
+    elif found.layout is LLAVA_REPOSITORY and not any("multi_modal_projector" in name for name in found.added):
         print(
             f"adapter {found.folder}: it has no {BESIDE}.safetensors, so the projector is the model's own",
             file=sys.stderr,

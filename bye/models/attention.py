@@ -43,6 +43,9 @@ def attention_rows(query, key, attention_mask, scaling, places):
 
 def sdpa_rows(module, query, key, value, attention_mask, scaling=None, **kwargs):
     """Stock SDPA attention; inside the context of an Observer, that looks on and may give another mask."""
+    virtual = getattr(module, "virtual", None)  # of `bye.models.virtual`
+    if virtual is not None:
+        key, value, attention_mask = virtual(query, key, value, attention_mask)
     observer = _observing.get()
     if observer is not None:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -50,6 +53,11 @@ def sdpa_rows(module, query, key, value, attention_mask, scaling=None, **kwargs)
     if _slow_backward(query, attention_mask, kwargs):
         return plain_attention(query, key, value, scaling), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+def causal(n_queries, length, device):
+    """The mask of the last queries of a sequence: (1, 1, n_queries, length) bool, true on what they see."""
+    return torch.ones(1, 1, n_queries, length, dtype=torch.bool, device=device).tril(length - n_queries)
 
 
 def plain_attention(query, key, value, scaling=None):

@@ -24,7 +24,8 @@ class Family:
     expression of the projector's linear layers; any_resolution: whether the number of image tokens depends on the
     image, then `image_ids` and `grid` need its size (height, width), and more methods are the family's own;
     counts_positions: whether a token's position is its place among the row's tokens.
-    model: the `transformers` model, in eval mode; encoder: its PromptEncoder.
+    model: the `transformers` model, in eval mode; encoder: its PromptEncoder; virtual: the VirtualTokens that a tuning
+    method has put in front of every sequence (`bye.models.virtual`), or None.
 
     An image goes through `pixels` and `image_features` (or `tower_features` and `project`, where the projector is
     trained), and with the ids of a prompt on it into `inputs`. A batch's features are a list of one tensor an image.
@@ -38,6 +39,7 @@ class Family:
 
     def __init__(self, path, model, tokenizer, template, image_processor):
         self.path, self.model, self.tokenizer, self.image_processor = path, model, tokenizer, image_processor
+        self.virtual = None
         try:
             self.encoder = PromptEncoder(tokenizer, template, self.image_token, self.image_tokens)
         except ByeError as error:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from bye.errors import ByeError
-from bye.models.attention import Observer, attention_rows
+from bye.models.attention import Observer, attention_rows, causal
 from bye.models.prompt import IMAGE
 
 
@@ -77,7 +77,7 @@ class Guarding(Observer):
             mask = hide(hidden, torch.ones_like(queries) if answering else queries, key.shape[2], mask, query.dtype)
         if not answering and (self.guard.layers is None or layer in self.guard.layers):
             last = torch.full((len(query), 1), n_queries - 1, device=query.device)
-            row = attention_rows(query, key, mask, scaling, last)[:, 0]
+            row = attention_rows(query, key, mask, scaling, last)[:, 0, :, : self.roles.shape[1]]  # no virtual tokens
             found = self.guard.see(layer, row, self.roles)
             if found is not None and found.any():
                 self.hidden = found if self.hidden is None else self.hidden | found
@@ -95,8 +95,7 @@ def hide(hidden, queries, length, mask, dtype):
     """
     lowest = torch.finfo(dtype).min
     if mask is None:
-        n_queries = queries.shape[1]
-        mask = torch.ones(1, 1, n_queries, length, dtype=torch.bool, device=hidden.device).tril(length - n_queries)
+        mask = causal(queries.shape[1], length, hidden.device)
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, lowest)
     pairs = queries[:, :, None] & F.pad(hidden, (0, length - hidden.shape[1]))[:, None]  # (B, M, length)

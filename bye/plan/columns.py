@@ -12,6 +12,7 @@ from bye.plan.paths import UNTOUCHED
 
 IDENTITY = {"model": "model", "method": "defence", "dataset": "dataset", "attack": "attack"}  # column -> key of a cell
 UPPER_BOUND = "upper bound: reads the labels"
+ADAPTER = "adapter"  # the folder of what was trained for a cell
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ def _no_layer(results):
     return "no sensitive layer in some seed" if any(counts) else "no sensitive layer"
 
 
+def _trained(results):
+    counts = sorted({result["n_trained"] for result in results} - {None})
+    return " | ".join(map(str, counts)) or None
+
+
 def _detection(key, title):
     return Measure("detection.json", key, 100.0, poisoned=True, title=title)
 
@@ -107,16 +113,20 @@ TEXTS = {
     "sensitive_layers": Text("detection.json", ("sensitive_layers",), _layers, poisoned=True),
     "n_layers": Text("detection.json", ("sensitive_layers",), _n_layers, poisoned=True),
     "no_layer": Text("detection.json", ("sensitive_layers",), _no_layer, poisoned=True),
+    "trained": Text(ADAPTER, ("n_trained",), _trained),
 }
 # Columns that come from no file of the cell: what a defence is told beside the training set, its time, what it may
 # claim.
-TOLD, SECONDS, ANSWER_SECONDS = "told", "seconds", "answer_seconds"
-DERIVED = (TOLD, SECONDS, ANSWER_SECONDS, "note", "rate")
+TOLD, SECONDS, ANSWER_SECONDS, FINETUNE_SECONDS = "told", "seconds", "answer_seconds", "finetune_seconds"
+TUNING = "tuning"
+DERIVED = (TOLD, SECONDS, ANSWER_SECONDS, FINETUNE_SECONDS, TUNING, "note", "rate")
 TITLES = {  # of numbers, where they are rows
     **{name: measure.title for name, measure in MEASURES.items()},
     TOLD: "Auxiliary data used",
     SECONDS: "Seconds per 1,000 samples",
     ANSWER_SECONDS: "Seconds per answer",
+    FINETUNE_SECONDS: "Seconds of the fine-tune",
+    "trained": "Trained parameters",
 }
 PAPER = {f"paper_{metric}": metric for metric in ("CP", "ASR", "P", "R", "F1")}
 DATASET_COLUMNS = (
@@ -142,6 +152,8 @@ def file_of(column, attack):
         return "flags.parquet"  # how many samples the time was taken for
     if column == ANSWER_SECONDS:
         return "eval.json"
+    if column == FINETUNE_SECONDS:
+        return ADAPTER
     if column in MEASURES:
         return MEASURES[column].of(attack)[0]
     return TEXTS[column].file if column in TEXTS else None

@@ -1,7 +1,7 @@
 """What the stage `table` is told of an entry of the config section tables, as JSON values."""
 
 from bye.plan.columns import IDENTITY, PAPER
-from bye.plan.entries import LISTS, cells, columns, distinct, method_of, names, rows_of
+from bye.plan.entries import LISTS, cells, columns, distinct, method_of, names, plain_defence, rows_of
 from bye.plan.paths import BENCHMARKS, UNTOUCHED
 from bye.registry import COLUMNS as FEATURES
 
@@ -29,12 +29,14 @@ def definition(config, name):
         told["reads"] = {key: sorted(method_of(config, key).reads) for key in distinct(cell.defence for cell in runs)}
     if "told" in shown:
         told["told"] = {key: _told(config, key) for key in distinct(cell.defence for cell in runs)}
-    for column, of_cell in (("seconds", benchmarks), ("answer_seconds", answer_benchmarks)):
-        if column in shown:
-            files = told.setdefault("benchmarks", {}).setdefault(column, {})
-            for cell in runs:
-                key = f"{cell.model}/{cell.defence}/{cell.dataset}/{cell.attack}"
-                files.setdefault(key, []).extend(of_cell(config, cell))
+    files_of = {"seconds": benchmarks, "answer_seconds": answer_benchmarks, "finetune_seconds": fine_tune_benchmarks}
+    for column in sorted(shown & set(files_of)):
+        files = told.setdefault("benchmarks", {}).setdefault(column, {})
+        for cell in runs:
+            key = f"{cell.model}/{cell.defence}/{cell.dataset}/{cell.attack}"
+            files.setdefault(key, []).extend(files_of[column](config, cell))
+    if "tuning" in shown:
+        told["tuning"] = {key: config["models"][key]["tuning"] for key in names(config, entry, "models")}
     if shown & set(PAPER) or entry.get("paper", {}).get("facts"):
         told["paper"] = _paper(config, entry, runs)
     return told
@@ -66,6 +68,12 @@ def answer_benchmarks(config, cell):
     return [f"{BENCHMARKS}/{step}.tsv" for step in [*steps, evaluated]]
 
 
+def fine_tune_benchmarks(config, cell):
+    """Return Snakemake's benchmark file of the fine-tune of a cell."""
+    rule = "finetune_vanilla" if cell.defence == plain_defence(config) else "finetune"
+    return [f"{BENCHMARKS}/{rule}/{cell.model}.{cell.dataset}.{cell.attack}.s{cell.seed}.{cell.defence}.tsv"]
+
+
 def detect_rule(method):
     """Return the name of the rule that runs a detector: one for each set of files that detectors write."""
     return "_".join(["detect", *(name.partition(".")[0] for name in method.writes)])
@@ -91,7 +99,7 @@ def _paper(config, entry, runs):
 
 def identifies(column):
     """Whether a column says which cell a row is, and is no number of it."""
-    return column.get("column") in (*IDENTITY, "rate") or "setting" in column or "labels" in column
+    return column.get("column") in (*IDENTITY, "rate", "tuning") or "setting" in column or "labels" in column
 
 
 def shown_text(config, column, cell):
@@ -100,6 +108,8 @@ def shown_text(config, column, cell):
         return getattr(cell, IDENTITY[column["column"]])
     if column.get("column") == "rate":
         return rate_of(config, cell.attack)
+    if column.get("column") == "tuning":
+        return config["models"][cell.model]["tuning"]
     section = section_of(config, column, [cell])
     return _text_of(config, column, section, getattr(cell, section))
 

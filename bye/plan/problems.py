@@ -4,7 +4,7 @@ import itertools
 from string import Formatter
 
 from bye.errors import ByeError
-from bye.plan.columns import IDENTITY, KNOWN, MEASURES, PAPER, TEXTS, file_of
+from bye.plan.columns import ADAPTER, IDENTITY, KNOWN, MEASURES, PAPER, TEXTS, file_of
 from bye.plan.definition import all_have, identifies, shown_text
 from bye.plan.entries import (
     FIGURES,
@@ -168,6 +168,11 @@ def _of_cells(config, name):
         if "labels" in method.reads and cell.attack == UNTOUCHED:
             told.add(
                 f"{where}: {owner.defence} reads the labels, and the untouched set has none; leave one of them out"
+            )
+        elif file == ADAPTER and shows(column, cell) and method.acts_on not in ("training set", "nothing"):
+            told.add(
+                f"{where}.columns: {column['name']} is of a fine-tune, and {owner.defence} has none of its own, as it "
+                f"acts on {method.acts_on}; leave it out, or give the column the defences that have it"
             )
         elif file in OF_FLAGS and shows(column, cell) and method.acts_on != "training set":
             told.add(

@@ -242,7 +242,7 @@ def designs_figure(plain, attacks, out, columns=DESIGNS):
             above, below = grid[2 * row, column], grid[2 * row + 1, column]
             for axes in (above, below):
                 axes.set_axis_on()
-            _draw_map(above, image, None)
+            show_image(above, image)
             above.set_title(name, fontsize=9)
             _draw_change(below, before, np.asarray(image, dtype=float), question)
 
@@ -257,7 +257,7 @@ def _draw_change(axes, before, after, question):
     """Show what changed of pixels (H, W, 3) in levels, and how much; where nothing did, the question."""
     change = after - before
     most = np.abs(change).max()
-    _draw_map(axes, 0.5 + change / max(1, 2 * most), None)
+    show_image(axes, 0.5 + change / max(1, 2 * most))
     if most:
         psnr = 10 * np.log10(255**2 / np.mean(change**2))
         axes.set_title(f"change up to {most:.0f}, {psnr:.0f} dB", fontsize=8, fontweight="normal")

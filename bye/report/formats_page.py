@@ -117,9 +117,11 @@ FILES = {
             "finetune",
             "folder",
             (
-                "What was trained, as the tuning method saves it. LoRA: `adapter_config.json` and "
-                "`adapter_model.safetensors`, loaded by `peft.PeftModel.from_pretrained(base, folder)`. Of a guard or "
-                "a purifier there is none: the plain one answers."
+                "What was trained, as the tuning method saves it. `lora`, `rslora`, `dora`, `ia3`, `prompt` and "
+                "`prefix`: `adapter_config.json` and `adapter_model.safetensors`, loaded by "
+                "`peft.PeftModel.from_pretrained(base, folder)`. `adapter`, `layers`, `biases` and `projector`: "
+                "`METHOD.safetensors`, with the names that the weights have in the model. Of a guard or a purifier "
+                "there is none: the plain one answers."
             ),
         ),
         File(f"{CELL}/loss.csv", "finetune", "CSV, at most some 200 rows", "The training loss.", LOSS),

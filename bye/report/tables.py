@@ -13,11 +13,13 @@ from statistics import mean, stdev
 
 from bye.data.samples import answer_of, question_of, read_written
 from bye.errors import ByeError
-from bye.files import read_csv, read_json
+from bye.files import count_numbers, read_csv, read_json
 from bye.flags import read_flags
 from bye.metrics.detection import layer_aurocs
 from bye.plan.columns import (
+    ADAPTER,
     ANSWER_SECONDS,
+    FINETUNE_SECONDS,
     IDENTITY,
     LAYER_COLUMNS,
     MEASURES,
@@ -26,6 +28,7 @@ from bye.plan.columns import (
     TEXTS,
     TITLES,
     TOLD,
+    TUNING,
     UPPER_BOUND,
 )
 from bye.plan.definition import identifies
@@ -148,6 +151,10 @@ class Cells:
             clean = len(read_written(self.reference[key["dataset"]])) if "reference" in reads else 0
             told = [*([f"{clean} clean samples"] if clean else []), *self.entry["told"][key["defence"]]]
             return ", ".join(told) or "none"
+        if column == TUNING:
+            return self.entry["tuning"][key["model"]]
+        if column == FINETUNE_SECONDS:
+            return f"{self._spent(column, key) / len(self.entry['seeds']):.0f}"
         if column == SECONDS:
             spent = self._spent(column, key)
             samples = sum(len(content["flagged"]) for content in self._contents("flags.parquet", ("flagged",), key))
@@ -301,9 +308,16 @@ def _results(cells):
         seeds = found.setdefault((stem, *(cell[name] for name in ("model", "defence", "dataset", "attack"))), {})
         if cell["seed"] in seeds:
             raise ByeError(f"{cell[stem]} is a second result of the same cell; give each cell once")
-        content = read_flags(cell[stem]) if cell[stem].endswith(".parquet") else read_json(cell[stem])
+        content = _content(cell[stem])
         seeds[cell["seed"]] = cell[stem], content if isinstance(content, dict) else {}
     return found
+
+
+def _content(path):
+    """What a result of a cell holds; of an adapter, how many numbers are in its weights (None where it has none)."""
+    if Path(path).name == ADAPTER:
+        return {"n_trained": count_numbers(path)}
+    return read_flags(path) if path.endswith(".parquet") else read_json(path)
 
 
 def _seconds(benchmark):

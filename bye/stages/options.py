@@ -88,6 +88,6 @@ PICTURES = need("--out", "pictures to write, PNG or PDF", nargs="+")
 CONFIGFILES = may(
     "--configfile", (), "YAML files laid over config.yaml, as by snakemake --configfile", nargs="+", type=str
 )
-TUNING = may("--tuning", "lora", "tuning method: lora, or the path of a .py file")
+TUNING = may("--tuning", "lora", "tuning method: a name in bye/methods/tuning, or the path of a .py file")
 FINETUNED = (MODEL, FAMILY, QUANTIZATION, DTYPE, TUNING, ADAPTER)  # a base model and what a fine-tune added to it
 TARGET = "what the backdoor makes the model say: a text, or the kind and settings of a target as JSON"

@@ -111,6 +111,9 @@ def finetune(
     lower = LowerLayers(loaded, dataset, features, micro) if cache_layers else None
 
     def inputs(batch):
+        if loaded.virtual:
+            with torch.autocast(loaded.model.device.type, torch.bfloat16, enabled=half):
+                loaded.virtual.prepare()
         if lower:
             return {"inputs_embeds": lower(batch["places"], batch["ids"].shape[1])}
         return loaded.inputs(batch["ids"], shown(batch["images"]))
@@ -180,7 +183,7 @@ def attach(method, settings, seed, loaded, quantization, gradient_checkpointing)
     """Put a tuning method on a loaded model, made ready for training; return the module that is trained.
 
     Numbers that are trained are float32, whatever the model's are. Raises ByeError for a method that trains nothing, or
-    the vision tower, or weights of a quantised model themselves.
+    the vision tower, or something else than an adapter of peft in a quantised model.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft and transformers on each other's old names
@@ -199,8 +202,8 @@ def attach(method, settings, seed, loaded, quantization, gradient_checkpointing)
         )
     if quantization and not isinstance(tuned, PeftModel):
         raise ByeError(
-            f"tuning method {method.kind} trains the model's own weights, and in quantization {quantization} adapters "
-            "of peft alone can be trained; leave quantization out, or take another method"
+            f"tuning method {method.kind} is no adapter of peft, and in quantization {quantization} these alone can be "
+            "trained; leave quantization out, or take another method"
         )
     for parameter in trained:
         parameter.data = parameter.data.float()  # in half precision a small step would be rounded away

@@ -40,7 +40,7 @@ class LowerLayers:
         if n_lower == 0 or sum(in_layers) < len(trained):
             raise ByeError(
                 "cache_layers is true, but the first decoder layer, or what comes before it, is trained; set it to "
-                "false, or train the upper layers alone (lora_layers)"
+                "false, or train the upper layers alone (lora_layers, or tuning layers)"
             )
         if type(loaded).inputs is not Family.inputs:
             raise ByeError(

@@ -58,9 +58,11 @@ class FeatureTrainer(Trainer):
         labels = inputs["labels"]
         predicts = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))  # (B, N)
         targets = labels[:, 1:][predicts[:, :-1]]  # (number of answer tokens,)
+        self.chosen.mask = None
+        inputs = self.inputs(inputs)  # which may run the decoder on virtual tokens
         self.chosen.mask = predicts
         inputs = {
-            **self.inputs(inputs),
+            **inputs,
             "logits_to_keep": predicts,
             "labels": targets,
             "shift_labels": targets,
@@ -71,6 +73,7 @@ class FeatureTrainer(Trainer):
 
 class ChosenPositions:
     """Hooks that let modules run on the positions that `mask`, (B, N) bool, chooses; their output is zero elsewhere.
+    Without a mask they run on all.
 
     For modules (B, N, D) -> (B, N, D') that treat each position alone.
     """
@@ -78,10 +81,15 @@ class ChosenPositions:
     def __init__(self, *modules):
         self.mask = None
         for module in modules:
-            module.register_forward_pre_hook(lambda module, arguments: (arguments[0][self.mask],))
+            module.register_forward_pre_hook(self._take)
             module.register_forward_hook(self._fill)
 
+    def _take(self, module, arguments):
+        return arguments if self.mask is None else (arguments[0][self.mask],)
+
     def _fill(self, module, arguments, output):
+        if self.mask is None:
+            return output
         filled = output.new_zeros(*self.mask.shape, output.shape[-1])
         filled[self.mask] = output
         return filled

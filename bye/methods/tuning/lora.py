@@ -37,22 +37,26 @@ def attach(
     lora_layers: adapt the last decoder layers only, so many, all if left out. Raises ByeError where no layer has one of
     the names.
     """
+    wanted = pattern(family, lora_targets, lora_projector, lora_layers)
+    return put(family, wanted, r=lora_rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout)
+
+
+def put(family, wanted, **settings):
+    """Put LoRA, or a variant of it, on the layers that a regular expression names; return the PeftModel.
+
+    settings: of PEFT's LoraConfig. Raises ByeError where it names no layer.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=lora_rank,
-        lora_alpha=lora_alpha,
-        lora_dropout=lora_dropout,
-        target_modules=pattern(family, lora_targets, lora_projector, lora_layers),
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=str(family.path),
+        target_modules=wanted, task_type="CAUSAL_LM", base_model_name_or_path=str(family.path), **settings
     )
     try:
-        with _without_old_names():
+        with without_old_names():
             adapted = get_peft_model(family.model, config)
     except ValueError as error:
         raise ByeError(f"LoRA does not fit the model {family.path} ({error}); correct lora_targets") from None
-    if not (lora_dropout or getattr(family.model, "is_quantized", False)):
+    if not (config.lora_dropout or getattr(family.model, "is_quantized", False)):
         add_to_weights(adapted) if family.model.dtype == torch.float32 else stay_in_half(adapted)
     return adapted
 
@@ -68,7 +72,7 @@ def check(family, folder):
 
     Raises ByeError otherwise.
     """
-    with _without_old_names():
+    with without_old_names():
         adapters.fit(family, folder)
 
 
@@ -79,7 +83,7 @@ def load(family, folder):
     with the names of LLaVA's own repository or of an older transformers are converted, which is said on stderr.
     Raises ByeError where the folder is no adapter in safetensors, or where a key does not fit the model or is missing.
     """
-    with _without_old_names():
+    with without_old_names():
         adapted = adapters.put(family.model, adapters.fit(family, folder))
     if family.model.dtype == torch.float32:
         family.model = adapted.merge_and_unload()
@@ -93,14 +97,19 @@ def count(family, *, lora_rank=16, lora_targets=None, lora_projector=False, lora
 
     Raises ByeError where no layer has one of the names.
     """
-    modules = dict(family.model.named_modules())
-    for target in lora_targets or []:
-        if not any(re.fullmatch(pattern(family, [target], False), name) for name in modules):
-            raise ByeError(f"no layer is called {target}; correct lora_targets")
-    wanted = pattern(family, lora_targets, lora_projector, lora_layers)
-    layers = [module for name, module in modules.items() if re.fullmatch(wanted, name)]
+    layers = adapted_layers(family, lora_targets, lora_projector, lora_layers)
     number = sum(lora_rank * (layer.in_features + layer.out_features) for layer in layers)
     return number, f"LoRA of rank {lora_rank} on {len(layers)} linear layers"
+
+
+def adapted_layers(family, targets, projector, n_layers):
+    """The linear layers that `pattern` names. Raises ByeError where no layer has one of the names."""
+    modules = dict(family.model.named_modules())
+    for target in targets or []:
+        if not any(re.fullmatch(pattern(family, [target], False), name) for name in modules):
+            raise ByeError(f"no layer is called {target}; correct lora_targets")
+    wanted = pattern(family, targets, projector, n_layers)
+    return [module for name, module in modules.items() if re.fullmatch(wanted, name)]
 
 
 def pattern(family, targets, projector, n_layers=None):
@@ -121,12 +130,12 @@ def add_to_weights(adapted):
     """Let LoRA's update be added to a layer's weight, not to its output, wherever it has as many numbers as the weight.
 
     For tokens x, x(W + sBA)^T is then less work than xW^T + s(xA^T)B^T, forward and backward. As it is with a mini
-    model's narrow layers; for float layers without dropout.
+    model's narrow layers; for float layers without dropout. Those of a variant of LoRA (DoRA and the like) stay PEFT's.
     """
     from peft.tuners.lora import Linear
 
     for module in adapted.modules():
-        if isinstance(module, Linear):
+        if isinstance(module, Linear) and not module.lora_variant:
             n_lora = module.lora_A["default"].weight.numel() + module.lora_B["default"].weight.numel()
             if n_lora >= module.base_layer.weight.numel():
                 module.forward = partial(_forward_on_sum, module)
@@ -184,7 +193,7 @@ class HalfLinear(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def _without_old_names():
+def without_old_names():
     """Without the warnings of peft and transformers on each other's old names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
