@@ -10,6 +10,7 @@ import numpy as np
 
 from bye.data.images import load_image
 from bye.data.samples import answer_of, id_of, read_written, turns_of
+from bye.detect.answer_groups import normalised
 from bye.errors import ByeError, cut
 from bye.extraction.run import check_finite, load_recording, run
 from bye.files import read_csv, write_json
@@ -144,8 +145,9 @@ def _told_groups(rows, trials, entries):
         proofs = {trial["proof"] for trial in own}
         controls = []
         for proof in sorted(proofs):
-            some = [trial for trial in trials if trial["group"] == "control" and trial["proof"] == proof][:CONTROLS]
-            controls += [{**trial, "own": _answer(entries, trial["sample"])} for trial in some]
+            some = [trial for trial in trials if trial["group"] == "control" and trial["proof"] == proof]
+            some = [{**trial, "own": _answer(entries, trial["sample"])} for trial in some]
+            controls += [each for each in some if normalised(each["own"]) != normalised(row["answer"])][:CONTROLS]
         told.append({**row, "example": example, "trials": _short(own), "controls": _short(controls)})
     return told
 

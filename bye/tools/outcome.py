@@ -136,7 +136,7 @@ def _told_groups(rows):
             answer = repr(shortened(row["answer"]))
             how = "answer" if row["shares"] == "answer" else "have in their answers"
             then = f"{row['dropped']} dropped" if row["verdict"] == "proven" else "suspicious, not proven, and kept"
-            lines.append(f"{row['samples']} samples {how} {answer}: {then}. {'; '.join(proofs)}")
+            lines.append(f"{row['samples']} samples {how} {answer}: {then}; {'; '.join(proofs)}")
     tried = sum(row["verdict"] != "not tried" for row in rows)
     if not lines:
         lines.append(
