@@ -57,7 +57,7 @@ scout: $(INSTALLED)
 	snakemake --cores $(CORES) --configfile config/scout.yaml -- results/base_models/scout/config.json
 
 test: $(INSTALLED)
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses logical --dist loadfile
 
 test-all: $(INSTALLED)
 	pytest -m "not slurm"
