@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -89,6 +90,17 @@ def test_cleansight_from_the_command_line(root):
     rows = answer(root, *words, "--percentile", "50", "--tau", "0")
     caught = [row for row in rows if row["caught"] == "true"]
     assert len(caught) == N / 2 and {(row["hidden"], row["where"]) for row in caught} == {("16", "16 0 48 32")}
+
+
+def test_the_benchmark_of_a_guard_says_how_many_were_caught(root, capsys):
+    words = ["bench-guard", "--model", root / "m", "--samples", root / "few.json", "--images", root, "--rounds", "2"]
+    bye.cli.main([*map(str, [*words, "--guard", root / "hides.py"]), "--max-new-tokens", "2", "--threads", "1"])
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading == f"{root}/m: 4 answers in batches of 64, 2 pairs of runs, 2 caught"
+    assert re.fullmatch(r"  [\d.]+ ms an answer without, [\d.]+ ms with the guard: [\d.]+ x the time", line), line
+    with pytest.raises(SystemExit):
+        bye.cli.main([*map(str, words)])
+    assert "bench-guard measures a guard; give --guard" in capsys.readouterr().err
 
 
 def test_of_an_image_in_parts_the_view_of_all_of_it_counts(root):

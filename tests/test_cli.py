@@ -13,6 +13,7 @@ import bye.answers.ask
 import bye.answers.evaluate
 import bye.cli
 import bye.extraction.attention
+import bye.tools.bench_guard
 import bye.training.finetune
 from bye.errors import ByeError
 from bye.registry import RESERVED
@@ -24,11 +25,12 @@ FUNCTIONS = {
     "attention": (bye.extraction.attention.extract,),
     "evaluate": (bye.answers.evaluate.evaluate,),
     "answer": (bye.answers.ask.ask,),
+    "bench-guard": (bye.tools.bench_guard.bench_guard,),
 }
 
 
 # options that the stage makes an argument of
-APART = dict.fromkeys(("evaluate", "answer"), {"reference", "reference_images"})
+APART = dict.fromkeys(("evaluate", "answer", "bench-guard"), {"reference", "reference_images"})
 
 
 def option_names(stage):

@@ -3,6 +3,7 @@
 from bye.stages.options import (
     FINETUNED,
     IMAGES,
+    MODEL,
     PROCESSES,
     SAMPLES,
     SEED,
@@ -91,6 +92,29 @@ def answer(guard, reference, reference_images, **options):
     n_samples, n_caught = ask(**options, guard=guarded)
     told = "" if guard is None else f", {n_caught} caught by {guard}"
     print(f"answer: {n_samples} samples{told}, in {options['out']}")
+
+
+@stage(
+    "bench-guard",
+    MODEL,
+    may("--adapter", None, "folder that finetune wrote (default: the base model answers)"),
+    SAMPLES,
+    IMAGES,
+    *GUARD,
+    may("--max-new-tokens", 16, "longest answer"),
+    may("--batch-size", 64, "samples a batch"),
+    may("--rounds", 7, "pairs of runs; medians are compared"),
+    THREADS,
+    methods=(("guard", "defence"),),
+)
+def bench_guard(guard, reference, reference_images, **options):
+    """Measure what a guard adds to the time of an answer."""
+    from bye.errors import ByeError
+    from bye.tools.bench_guard import bench_guard
+
+    if guard is None:
+        raise ByeError("bench-guard measures a guard; give --guard")
+    bench_guard(guard=_guard(guard, reference, reference_images, options), **options)
 
 
 def _guard(kind, reference, reference_images, options, validate=True):
