@@ -52,7 +52,7 @@ RESERVED = {
         ),
         *("clean", "clean_images", "triggered", "triggered_images", "target", "guard", "metric", "predictions", "out"),
         *("max_new_tokens", "validate", "processes", "data", "cores", "configfile", "profile", "unjudged"),
-        "follow_links",
+        *("follow_links", "sizes", "draws", "rounds"),
     ),
     "trigger": ("samples", "images", "trigger", "rate", "target", "seed", "out", "labels"),
     "target": ("kind",),

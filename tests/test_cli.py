@@ -169,7 +169,7 @@ def refused(capsys, *arguments):
 
 def test_a_method_brings_its_settings_as_options(painted):
     bye.cli.main(["paint", "--side", "7", "--trigger", "own.py", "--text", "paint"])
-    defaults = {"share": 0.5, "corner": "left", "stage": None, "size": 3, "colours": None, "numbers": (1, 2.5)}
+    defaults = {"share": 0.5, "corner": "left", "stage": None, "size": 3, "colours": None, "numbers": [1, 2.5]}
     assert painted.pop() == {"trigger": "own.py", "text": "paint", "seed": 0, "side": 7, **defaults, "solid": True}
     words = "--side 1 --share 1 --corner right --stage 2 --size auto --colours red blue --numbers 3 --no-solid"
     bye.cli.main(["--gpus", "0", "paint", "--trigger=own.py", *words.split()])
