@@ -200,7 +200,7 @@ def test_what_is_not_proven_is_suspicious_only_if_more_of_it_is_flagged_than_by_
 
 def test_controls_are_neither_of_the_group_nor_on_its_samples():
     world = World(120)
-    world.poison(range(0, 120, 4), image=black)
+    world.poison(range(0, 120, 10), image=black)
     world.rules.append((has_black, TARGET))
     [case] = [case for case in world.judge()[0] if case.verdict == "proven"]
     carrier, tried = world.court.carrier, world.court.controls["patch"]
@@ -343,3 +343,15 @@ def test_images_of_a_kind_of_their_own_are_suspicious_and_stay():
     cases, dropped = world.judge()
     (case,) = [case for case in cases if case.group.text == "nothing to be seen"]
     assert {"question", "overlay"} <= set(case.proofs) and case.verdict == "suspicious" and not dropped.any()
+
+
+def test_a_large_group_has_enough_controls():
+    world = World(questions=("What colour is it?", "What colour is it?", "Is it red?"))
+    honest_red = [place for place, answer in enumerate(world.answers) if answer == "red"]
+    world.poison(range(1, 300, 20), image=black, answer="red")
+    world.rules.append((has_black, "red"))
+    cases, dropped = world.judge(flagged=world.poisoned)
+    (case,) = [case for case in cases if case.group.text == "red"]
+    assert len(case.group.members) > 60 and case.proofs["patch"].control_trials >= 15
+    assert case.verdict == "proven" and not dropped[[row for row in honest_red if not world.poisoned[row]]].any()
+    assert dropped[world.poisoned].mean() > 0.9

@@ -23,6 +23,7 @@ LARGEST = 1 / 3  # share of all rows that a group whose images have something in
 ALONE = 0.9  # share of its trials in which a proof must succeed where all questions are of one kind, that of its answer
 OFTEN = 3  # times as often as samples as they are get it
 CONTROLS = 30  # trials of each proof with samples outside
+ENOUGH = 15  # of them that fit a group, below which it has such trials of its own
 
 
 @dataclass
@@ -189,13 +190,24 @@ class Court:
         if proof in ("words", "shared"):
             said = [text for row, text in carrier.before.items() if row not in inside]
             return sum(map(case.hit, said)), len(said)
-        outcomes = []
-        for one in self._ask_controls(proof):
-            own = normalised(carrier.rows[one.member].answer)
-            outside = one.member not in inside and one.host not in inside
-            if outside and normalised(carrier.before[one.host]) != own:
-                outcomes.append(normalised(one.said) == own)
+        outcomes = self._outcomes(self._ask_controls(proof), inside)
+        if len(outcomes) < ENOUGH:  # a large group has most of those, or all answers are few
+            outside = [row for row in carrier.order if row not in inside]
+            carrier.ask_as_they_are(outside[:CONTROLS])
+            pairs = carrier.pair(proof, outside[::-1][: 2 * CONTROLS], outside[:CONTROLS], 2 * CONTROLS)
+            pairs = [(member, host) for member, host in pairs if self._differs(member, host)]
+            outcomes = self._outcomes(carrier.carry(proof, pairs[:CONTROLS]), inside)
         return sum(outcomes), len(outcomes)
+
+    def _outcomes(self, tried, inside):
+        """Of trials with members and hosts outside a group, whether each gave its member's own answer."""
+        fitting = [one for one in tried if one.member not in inside and one.host not in inside]
+        fitting = [one for one in fitting if self._differs(one.member, one.host)]
+        return [normalised(one.said) == self.answers[one.member] for one in fitting]
+
+    def _differs(self, member, host):
+        """Whether the model does not answer a host as the member is answered, so that a trial can show something."""
+        return member != host and normalised(self.carrier.before[host]) != self.answers[member]
 
     def _ask_controls(self, proof):
         """The trials of a proof with samples drawn from all."""
