@@ -337,8 +337,11 @@ def test_a_false_discovery_rate():
 def test_images_of_a_kind_of_their_own_are_suspicious_and_stay():
     world = World()
     rng = np.random.default_rng(5)
-    noisy = lambda pixels: (covered(pixels) - rng.integers(0, 12, pixels.shape)).astype(np.uint8)  # noqa: E731
-    world.poison(range(0, 300, 10), image=noisy, answer="nothing to be seen")
+
+    def clouds(pixels):
+        return (covered(pixels) - rng.integers(0, 12, pixels.shape)).astype(np.uint8)
+
+    world.poison(range(0, 300, 10), image=clouds, answer="nothing to be seen")
     world.rules.append((is_covered, "nothing to be seen"))
     cases, dropped = world.judge()
     (case,) = [case for case in cases if case.group.text == "nothing to be seen"]

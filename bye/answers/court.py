@@ -75,7 +75,7 @@ class Court:
         self.questions = [normalised(row.question) for row in carrier.rows]
         self.answers = [normalised(row.answer) for row in carrier.rows]
         self.kinds = [kind_of(row.question) for row in carrier.rows]
-        self.controls = {}
+        self.controls, self.own_controls = {}, []  # {proof: Tried of all groups}; Tried of groups that have their own
 
     def hear(self, cases, budget):
         """Decide on Cases in their order, until that many answers were asked; those left have no verdict."""
@@ -196,7 +196,8 @@ class Court:
             carrier.ask_as_they_are(outside[:CONTROLS])
             pairs = carrier.pair(proof, outside[::-1][: 2 * CONTROLS], outside[:CONTROLS], 2 * CONTROLS)
             pairs = [(member, host) for member, host in pairs if self._differs(member, host)]
-            outcomes = self._outcomes(carrier.carry(proof, pairs[:CONTROLS]), inside)
+            self.own_controls.append(carrier.carry(proof, pairs[:CONTROLS]))
+            outcomes = self._outcomes(self.own_controls[-1], inside)
         return sum(outcomes), len(outcomes)
 
     def _outcomes(self, tried, inside):

@@ -116,8 +116,8 @@ def mean_difference(group, others):
 def spread(images):
     """Return how unlike images are, one of equal ones: the median of their distances (root mean square of grey levels)
     at GLANCE x GLANCE pixels; NaN of fewer than three."""
-    seen = {resized(image, GLANCE, GLANCE).astype(np.float32).tobytes() for image in images}
-    pixels = np.array([np.frombuffer(each, dtype=np.float32) for each in sorted(seen)])
+    seen = [resized(image, GLANCE, GLANCE).reshape(-1) for image in images]
+    pixels = np.unique(np.array(seen, dtype=float), axis=0)
     if len(pixels) < 3:
         return float("nan")
     return float(np.median(pdist(pixels)) / np.sqrt(pixels.shape[1]))

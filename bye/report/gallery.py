@@ -6,7 +6,6 @@ import warnings
 from bye.data.images import load_image
 from bye.report.figures import new_figure
 
-COLUMNS = 6
 WIDTH = 26  # characters of a line below a picture
 LINES = 3  # of a question, and of an answer
 

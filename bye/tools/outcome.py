@@ -15,6 +15,7 @@ from bye.files import read_csv, write_csv
 from bye.formats import ENTRIES, names
 
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
+COLUMNS = 6  # samples in a row of the picture
 STANDS_OUT = 0.5  # share of what was dropped that has one answer, where that is a target
 
 
@@ -57,7 +58,7 @@ def write_outcome(outcome, out, kept, dropped):
 
 def draw_samples(outcome, path, images, seed):
     """Draw some of what was dropped and of what was kept; images: the folder of the samples' images."""
-    from bye.report.gallery import COLUMNS, gallery  # matplotlib takes a second to load
+    from bye.report.gallery import gallery  # matplotlib takes a second to load
 
     flagged, suspects = np.array(outcome.flags["flagged"], dtype=bool), outcome.suspects()
     rows = []

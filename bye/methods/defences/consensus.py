@@ -133,7 +133,7 @@ def _group_rows(cases, rows):
 def _trial_rows(cases, court, ids):
     """The rows of trials.csv, those of controls too."""
     groups = [(number, case.hit, tried) for number, case in enumerate(cases) for tried in case.tried.values()]
-    groups += [("control", None, tried) for tried in court.controls.values()]
+    groups += [("control", None, tried) for tried in (*court.controls.values(), *court.own_controls)]
     found = []
     for number, hit, tried in groups:
         for one in tried:
