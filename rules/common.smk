@@ -8,6 +8,7 @@ from bye.errors import ByeError
 from bye.machine import devices, processes
 from bye.plan.paths import *
 from bye.workflow import Files, Options, JobResources, keys_pattern, record_name
+from bye.workflow.local import begin, needs_model
 
 
 def told(action, *arguments, **options):
@@ -36,9 +37,7 @@ shell.prefix(processes.job_prefix(workflow.basedir))
 onstart:
     told(check_jobs)
     if workflow.local_exec:
-        # Snakemake's limit of jobs a second protects a cluster's controller. While jobs wait, it also wakes the scheduler a
-        # second after each job that ended, and again a second later: after a hundred jobs that is half a core's work.
-        workflow.scheduler.job_rate_limiter = None
+        begin(workflow)
 
 
 wildcard_constraints:
@@ -62,7 +61,7 @@ def check_jobs():
         names = dict(job.wildcards.items())
         if job.rule.name == "prepare":
             settings.check_root(names["dataset"], config["datasets"][names["dataset"]])
-        if "gpu" not in job.rule.resources or (what := (names.get("model"), names.get("defence"))) in looked_at:
+        if not needs_model(job) or (what := (names.get("model"), names.get("defence"))) in looked_at:
             continue
         looked_at.add(what)
         if "model" in names:

@@ -78,13 +78,13 @@ def write_config(folder, config):
     return folder
 
 
-def run(folder, *arguments):
+def run(folder, *arguments, environment=()):
     """Run Snakemake in `folder`; return the finished process with stdout and stderr as one text."""
     return subprocess.run(
         command(folder, *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **dict(environment)},
         timeout=1200,
     )

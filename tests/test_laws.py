@@ -14,7 +14,7 @@ ORDER = [
     *("data", "metrics", "detect", "models", "attacks", "workload"),
     *("plan", "config", "workflow"),
     *("extraction", "training", "cleaning", "answers", "methods", "report", "mini", "scout", "tools"),
-    *("stages", "cli", "__main__"),
+    *("stages", "cli", "server", "__main__"),
 ]
 STRANGERS = {"data", "metrics", "detect", "models", "attacks"}  # they know each other through plain data only ...
 KNOWN_TO_STRANGERS = {("attacks", "data")}  # ... but that a poisoned set is made of samples and images

@@ -296,7 +296,13 @@ FILES = {
                 "`logs/detect/MODEL.DATASET.ATTACK.sSEED.DEFENCE.log`."
             ),
         ),
-        File("benchmarks/RULE/WILDCARDS.tsv", "Snakemake", "tab-separated, one row", "What a job took.", BENCHMARK),
+        File(
+            "benchmarks/RULE/WILDCARDS.tsv",
+            "Snakemake",
+            "tab-separated, one row",
+            "What a job took, by Snakemake. Of a job that a server of jobs forked (many on one machine), `s` and `h:m:s` alone are of it; the others are of the process that waits for it.",
+            BENCHMARK,
+        ),
         File("base_models/MODEL/", "base-model", "model folder", "A mini model that was pre-trained anew."),
         File(
             "base_models/issba/issba.safetensors",

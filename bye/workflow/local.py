@@ -1,0 +1,21 @@
+"""What makes a run quick where its jobs run on this machine."""
+
+from bye.machine import forking
+
+FEW = 3  # jobs with a model that a server does not pay for: it imports as long as they do together on two cores
+
+
+def begin(workflow):
+    """Let jobs of a Snakemake workflow start without waiting, and at once."""
+    # Snakemake's limit of jobs a second protects a cluster's controller. While jobs wait, it also wakes the scheduler a
+    # second after each job that ended, and again a second later: after a hundred jobs that is half a core's work.
+    workflow.scheduler.job_rate_limiter = None
+    if workflow.deployment_settings.deployment_method:
+        return  # jobs run in environments of their own
+    if sum(needs_model(job) for job in workflow.dag.needrun_jobs()) > FEW:
+        forking.start("bye.server", workflow.basedir)
+
+
+def needs_model(job):
+    """Whether a Snakemake job runs a model: whatever does says how many GPUs it takes, if none."""
+    return "gpu" in job.rule.resources
