@@ -6,10 +6,11 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help table1 table2 all paper base-models scout test test-all test-slurm lint format bench clean distclean
+.PHONY: help demo table1 table2 all paper base-models scout test test-all test-slurm lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
+	@echo "make demo         a poisoned file is made and cleaned: results/demo/report.html, a page with pictures (3 minutes)"
 	@echo "make table1       results/table1.csv: CP and ASR of every defence, beside the paper's (CORES=4)"
 	@echo "make table2       results/table2.csv: precision, recall and F1 of BYE, beside the paper's"
 	@echo "make all          every table and figure (long); make paper adds report.html, index.html and docs/results.md"
@@ -33,11 +34,18 @@ $(INSTALLED): requirements.lock pyproject.toml
 	python -m pip install --disable-pip-version-check --no-compile --requirement requirements.lock
 	python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@echo "Compiling what the jobs import"
-	@PYTHONDONTWRITEBYTECODE= python -c "import importlib, pkgutil, bye, pytest, snakemake.cli; \
-		[importlib.import_module(m.name) for m in pkgutil.walk_packages(bye.__path__, 'bye.') if 'main' not in m.name]; \
-		from diffusers import DDIMScheduler, UNet2DModel; from sklearn.datasets import load_digits; \
-		from transformers import InternVLForConditionalGeneration, LlavaForConditionalGeneration"
+	@python -m compileall -q bye
+	@PYTHONDONTWRITEBYTECODE= python -c "import bye.server, pytest, snakemake.cli; bye.server.load()"
 	@touch $(INSTALLED)
+
+# Of a run, one line that is rewritten; `snakemake` itself says more.
+demo table1 table2 all paper base-models scout: export BYE_WATCH := 1
+
+DEMO := results/data/scienceqa/badnet/s0
+demo: $(INSTALLED)
+	snakemake --cores $(CORES) $(DEMO)/train.json
+	bye clean --model llava-mini --data $(DEMO)/train.json --images $(DEMO)/images --out results/demo --cores $(CORES)
+	@echo "The page to open: results/demo/report.html"
 
 table1 table2: $(INSTALLED)
 	snakemake --cores $(CORES) results/$@.csv

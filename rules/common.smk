@@ -8,7 +8,7 @@ from bye.errors import ByeError
 from bye.machine import devices, processes
 from bye.plan.paths import *
 from bye.workflow import Files, Options, JobResources, keys_pattern, record_name
-from bye.workflow.local import begin, needs_model
+from bye.workflow import local, watch
 
 
 def told(action, *arguments, **options):
@@ -30,6 +30,7 @@ if workflow.is_main_process:
     processes.end_with_parent()
     if not workflow.dryrun:
         told(processes.release_stale_lock)
+        watch.quieten()
 processes.announce_parent()
 shell.prefix(processes.job_prefix(workflow.basedir))
 
@@ -37,7 +38,8 @@ shell.prefix(processes.job_prefix(workflow.basedir))
 onstart:
     told(check_jobs)
     if workflow.local_exec:
-        begin(workflow)
+        local.begin(workflow)
+    local.show(workflow)
 
 
 wildcard_constraints:
@@ -61,7 +63,7 @@ def check_jobs():
         names = dict(job.wildcards.items())
         if job.rule.name == "prepare":
             settings.check_root(names["dataset"], config["datasets"][names["dataset"]])
-        if not needs_model(job) or (what := (names.get("model"), names.get("defence"))) in looked_at:
+        if not local.needs_model(job) or (what := (names.get("model"), names.get("defence"))) in looked_at:
             continue
         looked_at.add(what)
         if "model" in names:

@@ -37,3 +37,11 @@ def watched(items, stage, total, things):
     for done, item in enumerate(items, start=1):
         yield item
         progress(done)
+
+
+def duration(seconds):
+    """A time in the unit that suits it: 40 s, 3.2 min, 2.5 h."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -300,7 +300,8 @@ FILES = {
             "benchmarks/RULE/WILDCARDS.tsv",
             "Snakemake",
             "tab-separated, one row",
-            "What a job took, by Snakemake. Of a job that a server of jobs forked (many on one machine), `s` and `h:m:s` alone are of it; the others are of the process that waits for it.",
+            "What a job took, by Snakemake. Where a server forks the jobs (several with models on one machine), `s` "
+            "and `h:m:s` alone are of the job; the others are of the process that waits for it.",
             BENCHMARK,
         ),
         File("base_models/MODEL/", "base-model", "model folder", "A mini model that was pre-trained anew."),

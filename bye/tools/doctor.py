@@ -20,6 +20,7 @@ from bye.errors import ByeError
 from bye.files import read_json
 from bye.machine import hub
 from bye.machine.distributed import split_batch
+from bye.machine.progress import duration
 from bye.registry import find
 from bye.tools.configuration import read_configuration
 
@@ -292,13 +293,13 @@ def check_budget(report, key, dataset, config, entry, found, counts, device, ach
     }
     rates = {**dict.fromkeys(STAGES, EFFICIENCY * device.rate), **achieved}
     seconds = {stage: operations[stage] / rates[stage] for stage in operations}
-    times = ", ".join(f"{stage} {_duration(spent)}" for stage, spent in seconds.items())
+    times = ", ".join(f"{stage} {duration(spent)}" for stage, spent in seconds.items())
     passes = detectors(config, samples, entry["test"])  # mostly forward passes, at the rate of the extraction
     seconds["detection"] = {key: sizes.passes(number, tokens) / rates["attention"] for key, number in passes.items()}
     report.ok(what, f"about {_gb(training)} to fine-tune and {_gb(answering)} to evaluate; {times}, on {device.name}")
     ways = ways_to_clean(sizes, seconds, samples, tokens - image_tokens, rates["fine-tune"])
     if ways:
-        itself, scout = map(_duration, ways)
+        itself, scout = map(duration, ways)
         report.note(
             f"cleaned by the model itself (fine-tune, look, fine-tune again) {itself}; by the scout first, then one "
             f"fine-tune, {scout}"
@@ -333,10 +334,3 @@ def show_costs(report, config, seconds, price):
 
 def _gb(amount):
     return f"{amount / 1e9:.1f} GB"
-
-
-def _duration(seconds):
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bye.errors import ByeError
 from bye.machine import processes
+from bye.workflow import watch
 
 ERROR = "bye: error: "  # what the line starts with that a failed stage ends its log with; more lines are indented
 
@@ -69,11 +70,11 @@ def find_profile(root, name):
 
 
 def environment(work, with_profile=False):
-    """Return the environment for Snakemake: this process's, without the user's settings of Snakemake.
+    """Return the environment for Snakemake: this process's without the user's settings of Snakemake, with a Watch.
 
     with_profile: a profile is asked for, so that only the one of the environment is left out.
     """
-    result = {
+    result = {watch.WATCHED: "1"} | {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("SNAKEMAKE_") or (with_profile and name != "SNAKEMAKE_PROFILE")

@@ -1,6 +1,9 @@
-"""What makes a run quick where its jobs run on this machine."""
+"""What makes a run quick where its jobs run on this machine, and shows it."""
+
+import logging
 
 from bye.machine import forking
+from bye.workflow import watch
 
 FEW = 3  # jobs with a model that a server does not pay for: it imports as long as they do together on two cores
 
@@ -14,6 +17,20 @@ def begin(workflow):
         return  # jobs run in environments of their own
     if sum(needs_model(job) for job in workflow.dag.needrun_jobs()) > FEW:
         forking.start("bye.server", workflow.basedir)
+
+
+def show(workflow):
+    """Show a line of what is done and left, where that is wanted."""
+    if watch.is_wanted():
+        jobs = {job.jobid: _about(job) for job in workflow.dag.needrun_jobs()}
+        logging.getLogger("snakemake.logging").addHandler(watch.Watch(jobs, workflow.resource_settings.cores or 1))
+
+
+def _about(job):
+    """(name of the rule, what the job is about, its cell or None)."""
+    values = dict(job.wildcards.items())
+    about = "/".join(values.values())
+    return job.rule.name, about, about if "defence" in values else None
 
 
 def needs_model(job):
