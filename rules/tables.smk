@@ -38,6 +38,16 @@ rule figure:
         "python -m bye {params.options} --out {output:q} > {log:q} 2>&1"
 
 
+# The files of cells that an entry lists, as one target: for example what the page of a run opens behind the matrix.
+for name, files in plan.listed_files().items():
+
+    rule:
+        name:
+            name
+        input:
+            files,
+
+
 # Figures of single samples show their attention.
 rule attention_maps:
     input:

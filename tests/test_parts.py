@@ -17,6 +17,7 @@ from bye.plan.entries import table_files
 from bye.plan.problems import check
 from bye.registry import find
 from bye.report.matrix import false_alarms_figure, matrix_figure
+from bye.report.panels import matrix_panels, short
 from bye.report.tables import table
 from bye.tools.configuration import read_configuration
 
@@ -144,6 +145,39 @@ def test_the_untouched_set_stands_in_the_matrix(tmp_path, config):
     for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
         matrix_figure(tmp_path / "matrix.csv", tmp_path / f"matrix.{suffix}")
         assert (tmp_path / f"matrix.{suffix}").read_bytes().startswith(start)
+
+
+MATRIX = "model,dataset,attack,trigger,rate,ASR_vanilla,method,f1,clean_lost"
+
+
+def panels_of(path, *rows):
+    path.write_text("".join(line + "\n" for line in (MATRIX, *rows)))
+    return matrix_panels([(row, None) for row in rows_of(path)])
+
+
+def test_squares_of_the_matrix_say_what_was_measured(tmp_path):
+    columns, panels = panels_of(
+        tmp_path / "matrix.csv",
+        *(
+            "a,s,rate_5,badnet,5,100.00,bye,25.00,1.50",
+            "a,s,none,none,0,,bye,,5.00",
+            "a,s,wanet,wanet,10,79.9,bye,90.00,0",
+        ),
+        *("a,s,rate_1,badnet,1,80.00,bye,0.00,1.00", "a,s,rate_2,badnet,2,,bye,,", "b,s,none,none,0,,bye,,"),
+    )
+    assert columns == [("none", "0"), ("badnet", "1"), ("badnet", "5"), ("wanet", "10")]
+    squares = {column: panels["a", "s"]["bye", column] for column in columns}
+    assert list(panels) == [("a", "s")]
+    assert [square.kind for square in squares.values()] == ["lost", "found", "found", "unformed"]
+    assert [square.share for square in squares.values()] == [0.25, 0.0, 0.25, 0.9]
+    assert [square.is_marked for square in squares.values()] == [False, False, True, False]
+    assert [short(number) for number in (0, 0.04, 9.94, 9.96, 100)] == ["0", "0.0", "9.9", "10", "100"]
+
+
+def test_a_matrix_without_numbers_is_no_picture(tmp_path):
+    panels_of(tmp_path / "matrix.csv", "a,s,none,none,0,,bye,,")
+    with pytest.raises(ByeError, match=r"matrix.csv has no numbers to draw; make its cells first"):
+        matrix_figure(tmp_path / "matrix.csv", tmp_path / "matrix.png")
 
 
 @pytest.mark.parametrize("name", ["matrix.yaml", "easy-vqa.yaml"])

@@ -150,6 +150,12 @@ def test_the_shipped_configuration_is_accepted(shipped):
         ("tables/table5/sort", ["ASR"], ["tables.table5", "'ASR' is to be sorted"]),
         ("tables/layers/figure", "pie", ["tables.layers.figure", "'pie'", "histograms"]),
         ("tables/purified/defence", "bye", ["tables.purified.figure", "test images", "bye"]),
+        ("tables/table2/files", ["heads.csv"], ["tables.table2.files", "heads.csv", "a cell of bye has not"]),
+        (
+            "tables/table2/files",
+            [{"file": "layers.csv", "defences": ["zip"]}],
+            ["tables.table2.files", "layers.csv of zip"],
+        ),
         ("tables/poison_rate/defences", ["bye", "oracle"], ["oracle reads the labels", "untouched set"]),
         ("seeds", [], ["seeds"]),
         ("seeds", [0.5], ["seeds.0", "0.5"]),
@@ -369,6 +375,14 @@ def test_a_root_among_the_downloads_is_downloaded(tmp_path, model):
     (tmp_path / "results/downloads/scienceqa").mkdir(parents=True)  # one that is there is used as it is
     process = run(tmp_path, "--dry-run", target)
     assert [job["rule"] for job in jobs_of(process.stdout)] == ["prepare"]
+
+
+def test_the_files_of_cells_that_an_entry_lists_are_a_target(tmp_path, model):
+    config = small_config(model)
+    config["tables"]["table5"]["files"] = [{"file": "evidence.json", "defences": ["tau_0"]}]
+    process = run(write_config(tmp_path, config), "--dry-run", "--printshellcmds", "table5_files")
+    made = [path for job in jobs_of(process.stdout) if job["rule"] == "evidence" for path in job["output"]]
+    assert made == ["results/tiny/scienceqa/badnet/s0/tau_0/evidence.json"]
 
 
 def test_the_scout_is_fetched_and_its_dtype_given_to_every_job_that_runs_it(tmp_path):

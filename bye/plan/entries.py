@@ -251,13 +251,29 @@ def label_files(runs):
     return distinct(LABELS.format(**vars(cell)) for cell in runs)
 
 
+def listed_files(config, name):
+    """Return [(cell, file name), ...] of the files of cells that an entry lists under `files`: of all its defences, or
+    of those that are named beside the file."""
+    found = []
+    for file in config["tables"][name].get("files", []):
+        file = {"file": file} if isinstance(file, str) else file
+        runs = cells(config, name)
+        found += [(cell, file["file"]) for cell in runs if cell.defence in file.get("defences", [cell.defence])]
+    return found
+
+
+def files_target(name):
+    """Return the name of the target that makes the files of cells that an entry lists."""
+    return f"{name}_files"
+
+
 def targets(config):
     """Return every file that the entries ask for: tables, figures, and the cells' files that an entry lists."""
     found = []
     for name, entry in config["tables"].items():
         found += [f"results/{name}.csv"] if "columns" in entry else []
         found += [f"results/{name}.{suffix}" for suffix in ("png", "pdf")] if "figure" in entry else []
-        found += [cell.path(file) for file in entry.get("files", []) for cell in cells(config, name)]
+        found += [cell.path(file) for cell, file in listed_files(config, name)]
     return distinct(found)
 
 

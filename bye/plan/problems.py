@@ -15,6 +15,7 @@ from bye.plan.entries import (
     drawn_from,
     evaluated_datasets,
     files_of_cell,
+    listed_files,
     method_of,
     names,
     rows_of,
@@ -275,7 +276,13 @@ def _of_figure(config, name):
 
 def _of_files(config, name):
     """Files of cells that are to be made with the entry."""
-    for cell, file in itertools.product(cells(config, name), config["tables"][name].get("files", [])):
+    for file in config["tables"][name].get("files", []):
+        named = [] if isinstance(file, str) else file["defences"]
+        strange = [key for key in named if key not in names(config, config["tables"][name], "defences")]
+        if strange:
+            yield f"{_where(name)}.files asks for {file['file']} of {strange[0]}, which is not among its defences"
+            return
+    for cell, file in listed_files(config, name):
         made = files_of_cell(config, cell)
         if file not in made:
             yield f"{_where(name)}.files names {file}, which a cell of {cell.defence} has not; it has {', '.join(made)}"

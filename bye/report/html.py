@@ -6,6 +6,7 @@ page's own policy lets no script run but the page's, and loads nothing.
 
 import base64
 import hashlib
+import re
 from html import escape
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from bye.report.histogram import drawn
 
 HERE = Path(__file__)
 PICTURE = ("data:image/webp;base64,", "data:image/png;base64,")
+SHOWN = re.compile(
+    r'src="(data:image/\w+;base64,[\w+/=]+)"'
+)  # in `_image` alone: texts have no quotes, `escape` sees to it
 SHARE = {"answer": "answer", "phrase": "have in their answers"}
 
 
@@ -43,6 +47,19 @@ def verdict(lines):
     """Return a verdict. lines: (mark, text) pairs; a mark is "good", "bad" or ""."""
     items = "".join(f'<li class="{mark}">{escape(line)}</li>\n' for mark, line in lines)
     return f'<ul class="verdict">\n{items}</ul>\n'
+
+
+def legend(parts):
+    """Return what the colours of squares mean. parts: (kind of a square, share of its full colour, text) triples."""
+    shown = [f'<span class="{kind}" style="--share:{share}%"></span>{escape(told)}' for kind, share, told in parts]
+    return f'<p class="legend">{" ".join(f"<span>{each}</span>" for each in shown)}</p>\n'
+
+
+def share_pictures(html):
+    """Return HTML whose pictures stand in it once, below it, and are shown when a dialog opens (page.js)."""
+    places = {}
+    html = SHOWN.sub(lambda found: f'data-picture="{places.setdefault(found[1], len(places))}"', html)
+    return f'{html}<pre id="pictures" hidden>{chr(10).join(places)}</pre>\n'
 
 
 def command(line):
@@ -75,11 +92,11 @@ def table(names, rows, numbers=(), opened=()):
 # ---- the evidence of a cell ------------------------------------------------------------------------------------------
 
 
-def evidence(found, name, histograms):
+def evidence(found, name, histograms, folded=False):
     """Return what is to be seen of a cell: its groups, histograms and samples.
 
     found: content of evidence.json; name: of the cell, a word that no other cell of the page has; histograms: (title,
-    histogram or None) pairs, of the cell's detector and of others.
+    histogram or None) pairs, of the cell's detector and of others; folded: whether the trials of proofs are folded.
     """
     samples = found["samples"]
     parts = [f'<input type="checkbox" class="veil" id="veil-{escape(name)}" checked>\n']
@@ -87,7 +104,7 @@ def evidence(found, name, histograms):
         f'<label class="veil-label" for="veil-{escape(name)}">show attention: how far a part of the picture is above '
         f"an even share, before the answer, in layer {found['layer']}</label>\n<div>\n"
     )
-    parts += [_group(group, found) for group in found["groups"]]
+    parts += [_group(group, found, folded) for group in found["groups"]]
     parts.append('<h2>Scores of all samples</h2>\n<div class="histograms">\n')
     for title, each in histograms:
         shown = "<p>It gives no scores.</p>" if each is None else drawn(each) + _key(each)
@@ -169,7 +186,7 @@ def _controls(share):
     return f"controls: {100 * hits / trials:.0f} % of {trials}" if trials else "no controls"
 
 
-def _group(group, found):
+def _group(group, found, folded):
     """The section of a proven or suspicious group."""
     parts = [f"<h2>{group['verdict'].capitalize()}: {text(group['answer'])}</h2>\n"]
     parts.append(f"<p>{text(sentence(group, found['n_samples']))}</p>\n")
@@ -185,7 +202,7 @@ def _group(group, found):
         )
     tried = [proof for proof in PROOFS if any(trial["proof"] == proof for trial in group["trials"])]
     for number, proof in enumerate(tried):
-        parts.append(_trials(group, proof, opened=number == 0))
+        parts.append(_trials(group, proof, opened=number == 0 and not folded))
     return "".join(parts)
 
 

@@ -1,5 +1,7 @@
 """Stages that write tables, figures and pages."""
 
+import shlex
+
 from bye.errors import ByeError
 from bye.files import parse_json
 from bye.stages.options import (
@@ -20,9 +22,18 @@ from bye.stages.options import (
 PAGE = (  # of a run
     may("--facts", (), "lines on the run: commit, machine", nargs="*", type=str),
     may("--title", "Results of a mini run", "title of the page"),
-    may("--options", "", "options that snakemake was given, for the commands on the page"),
+    may(
+        "--options", "", "options that snakemake was given, for the commands on the page; if none, --configfile of here"
+    ),
     CONFIGFILES,
 )
+
+
+def _with_configfile(configfile, options):
+    """The options of a page; snakemake's are those files that are laid over config.yaml, where no others are given."""
+    if configfile and not options["options"]:
+        return options | {"options": f"--configfile {shlex.join(configfile)}"}
+    return options
 
 
 def entry_of(text):
@@ -255,7 +266,7 @@ def results_page(configfile, **options):
 
     _, config = read_configuration(configfile)
     lines = [line for _, line in verdict(config, options["results"])]
-    count = results_page(entries=config["tables"], verdict=lines, **options)
+    count = results_page(entries=config["tables"], verdict=lines, **_with_configfile(configfile, options))
     print(f"results-page: {count} targets in {options['out']}")
 
 
@@ -263,6 +274,7 @@ def results_page(configfile, **options):
     "run-page",
     may("--results", "results", "folder with tables, figures and the evidence of cells"),
     may("--out", "results/index.html", "page to write"),
+    may("--megabytes", 6.0, "evidence of cells that the page has room for, of what fails first"),
     *PAGE,
 )
 def run_page(configfile, **options):
@@ -271,7 +283,7 @@ def run_page(configfile, **options):
     from bye.tools.configuration import read_configuration
 
     _, config = read_configuration(configfile)
-    count, cells = run_page(config, **options)
+    count, cells = run_page(config, **_with_configfile(configfile, options))
     print(f"run-page: {count} targets in {options['out']}, {cells} cells to look into")
 
 

@@ -221,6 +221,13 @@ class Files:
         """Return what a figure is drawn from, as {option of the stage: files}."""
         return entries.figure_files(self.config, wildcards.name)
 
+    def listed_files(self):
+        """Return {name of a target: the files of cells that an entry lists under `files`}."""
+        found = {name: entries.listed_files(self.config, name) for name in self.config["tables"]}
+        return {
+            entries.files_target(name): [cell.path(file) for cell, file in each] for name, each in found.items() if each
+        }
+
     def targets(self):
         """Return what all entries ask for together."""
         return entries.targets(self.config)
