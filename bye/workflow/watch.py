@@ -106,8 +106,9 @@ class Watch(logging.Handler):
 
     def seconds_left(self, now):
         """What the jobs that are left take together, by how long their like took; unseen ones by EXPECTED, scaled."""
-        done = [(seconds, EXPECTED.get(rule, OTHERS)) for rule, all_ in self.took.items() for seconds in all_]
-        pace = sum(took for took, _ in done) / sum(expected for _, expected in done) if done else 1
+        known = [rule for rule in self.took if rule in EXPECTED]
+        expected = sum(EXPECTED[rule] * len(self.took[rule]) for rule in known)
+        pace = sum(sum(self.took[rule]) for rule in known) / expected if known else 1
         total, longest = 0, 0
         for number, (rule, *_) in self.left.items():
             took = self.took.get(rule)
