@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from transformers import AutoModelForImageTextToText
 
 from bye.data.entries import EntryFile
 from bye.errors import ByeError
+from bye.machine import processes
 from bye.methods.tuning.lora import add_to_weights, attach
 from bye.models import load_model
 from bye.training.finetune import finetune, finetune_kept
@@ -141,6 +143,25 @@ def test_where_everything_was_kept_the_plain_fine_tune_is_copied(root, tmp_path,
         assert ((out / "adapter_model.safetensors").read_bytes() == weights) is expected
         assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in plain.iterdir())
     assert (tmp_path / "3.csv").read_bytes() == plain.with_suffix(".csv").read_bytes()
+
+
+def test_in_a_run_the_same_fine_tune_is_done_once(root, tmp_path, monkeypatch):
+    monkeypatch.setenv(processes.RUN, "")  # and what is set below is taken back
+    processes.open_run_folder(tmp_path / "run")
+    trained = []
+    train = FeatureTrainer.train
+    monkeypatch.setattr(FeatureTrainer, "train", lambda self, **how: (trained.append(1), train(self, **how)))
+    first = run(root, tmp_path / "first", epochs=1)
+    assert run(root, tmp_path / "again", epochs=1) == first and len(trained) == 1
+    logs = [(tmp_path / f"{name}.csv").read_bytes() for name in ("first", "again")]
+    assert logs[0] == logs[1]
+    assert run(root, tmp_path / "other", epochs=1, seed=4) != first and len(trained) == 2
+    shutil.rmtree(tmp_path / "first")  # what is gone cannot be copied
+    assert run(root, tmp_path / "again", epochs=1) == first and len(trained) == 3
+    processes.open_run_folder(tmp_path / "run")  # another run trusts nothing of this one
+    assert run(root, tmp_path / "later", epochs=1) == first and len(trained) == 4
+    monkeypatch.delenv(processes.RUN)
+    assert run(root, tmp_path / "by hand", epochs=1) == first and len(trained) == 5
 
 
 @OF_ANY_SIZE

@@ -18,6 +18,7 @@ from pathlib import Path
 from bye.errors import ByeError
 
 PARENT = "BYE_PARENT_PID"
+RUN = "BYE_RUN_FOLDER"
 # For glibc: keep freed memory for the next step of a fine-tune, which asks for as much again. Giving it back to the
 # system in between makes every step fault its pages in anew.
 ALLOCATOR = {
@@ -59,6 +60,20 @@ def release_stale_lock(folder=".snakemake"):
 def announce_parent():
     """Let the jobs that this process starts know it (by an environment variable), for `end_with_parent`."""
     os.environ[PARENT] = str(os.getpid())
+
+
+def open_run_folder(folder=".snakemake/run"):
+    """Make an empty folder for what the jobs of this process tell each other; let them know of it."""
+    folder = Path(folder).resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.environ[RUN] = str(folder)
+
+
+def run_folder():
+    """Return the folder that was opened for this run, or None."""
+    folder = os.environ.get(RUN)
+    return Path(folder) if folder and os.path.isdir(folder) else None
 
 
 def job_prefix(root):

@@ -12,7 +12,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from bye.data.check import read_samples
 from bye.errors import ByeError
-from bye.files import filling, replacing_folder, write_bytes, write_csv
+from bye.files import filling, replacing_folder, write_csv
 from bye.formats import LOSS, names
 from bye.machine import distributed
 from bye.models import load_model
@@ -20,6 +20,7 @@ from bye.models.attention import record_decoder
 from bye.registry import find
 from bye.training.checkpoints import fingerprint, last_checkpoint, prepare_checkpoints, remove_unfinished
 from bye.training.lower import LowerLayers
+from bye.training.once import Once, copy_result
 from bye.training.trainer import EpochOrder, FeatureTrainer, Watch, blank, collate
 from bye.workload import Workload
 
@@ -68,7 +69,8 @@ def finetune(
 
     Loss is on answer tokens only, averaged over those of the whole batch. The same arguments, seed and numbers of
     processes and threads give the same bytes, killed and resumed or not; with other numbers the result is the same but
-    for rounding and the draws of dropout. Raises ByeError for bad input, a loss that is not finite and a full disk.
+    for rounding and the draws of dropout. What another job of the same run has fine-tuned alike is copied
+    (`bye.training.once`). Raises ByeError for bad input, a loss that is not finite and a full disk.
     """
     method = find("tuning method", tuning)
     method.check(settings)
@@ -80,6 +82,7 @@ def finetune(
     n_processes, first = distributed.size(), distributed.rank() == 0
     micro, accumulated = distributed.split_batch(batch_size, n_processes, micro_batch_size)
     folder = Path(checkpoint_folder or f"{str(out).rstrip('/')}.checkpoints")
+    once = None
     if first:
         parts = (n_processes, "process", "es"), (micro, "sample", "s"), (accumulated, "accumulation step", "s")
         parts = " x ".join(f"{count} {name}{plural * (count != 1)}" for count, name, plural in parts)
@@ -87,7 +90,12 @@ def finetune(
         numbers = [epochs, batch_size, micro_batch_size, learning_rate, warmup, adam_epsilon, seed, checkpoints]
         ways = [cache_features, cache_layers, gradient_checkpointing, quantization, n_processes, threads, device, dtype]
         kind = None if family is None else find("family", family)
-        prepare_checkpoints(folder, fingerprint(model, entries, images, [method, kind], settings, [*numbers, *ways]))
+        wanted = fingerprint(model, entries, images, [method, kind], settings, [*numbers, *ways])
+        if n_processes == 1:
+            once = Once(wanted)
+            if once.copy(out, log):
+                return
+        prepare_checkpoints(folder, wanted)
     checkpoint = distributed.gather(first and last_checkpoint(folder))[0]
 
     set_seed(seed)  # before the tuning method draws its first weights
@@ -177,6 +185,8 @@ def finetune(
     with replacing_folder(out) as partial:
         method.load().save(tuned, partial)
     shutil.rmtree(folder, ignore_errors=True)
+    if once:
+        once.tell(out, log)
 
 
 def attach(method, settings, seed, loaded, quantization, gradient_checkpointing):
@@ -223,9 +233,5 @@ def finetune_kept(samples, plain_samples, plain_adapter, plain_log, out, log, va
     if distributed.rank() > 0:
         return True
     print("finetune: everything was kept, so this is the plain fine-tune; copied", file=sys.stderr)
-    write_bytes(log, Path(plain_log).read_bytes())
-    with replacing_folder(out) as partial:
-        shutil.copytree(
-            plain_adapter, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".snakemake_timestamp")
-        )
+    copy_result(plain_adapter, plain_log, out, log)
     return True
