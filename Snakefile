@@ -3,13 +3,14 @@ from snakemake.utils import min_version
 min_version("9.8")
 
 
-configfile: f"{workflow.basedir}/config.yaml"
+configfile: f"{workflow.current_basedir}/config.yaml"
 
 
 report: "report/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/checks.smk"
 include: "rules/data.smk"
 include: "rules/attack.smk"
 include: "rules/finetune.smk"
@@ -21,7 +22,6 @@ include: "rules/scout.smk"
 
 
 rule all:
-    default_target: True
     input:
         plan.targets(),
 

@@ -3,6 +3,8 @@
 rule base_model:
     output:
         expand(f"{BUILT}/{{{{model}}}}/{{name}}", name=MODEL_FILES),
+    wildcard_constraints:
+        model=keys_pattern(sorted({*config["models"]} - {"scout"})),  # which has a rule of its own
     threads: needs.torch_threads
     resources:
         mem_mb=4000,

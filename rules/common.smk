@@ -1,5 +1,6 @@
 import os
 import sys
+from pathlib import Path
 
 from snakemake.cli import get_argument_parser
 
@@ -19,7 +20,13 @@ def told(action, *arguments, **options):
         sys.exit(f"bye: error: {error}")
 
 
-told(settings.check, config, workflow.basedir)
+# As a module of another workflow, this one has its own folder, configuration and rules (docs/module.md).
+root = Path(workflow.current_basedir).parent
+own_rules = workflow.modifier.rules
+if workflow.modifier.path_modifier.replace_prefix("results/file") != "results/file":
+    sys.exit("bye: error: a module of this workflow has no prefix, since its options name files too; leave it out")
+
+told(settings.check, config, root)
 plan = Files(config)
 options = Options(plan)
 needs = JobResources(plan, cores=workflow._cores)
@@ -32,14 +39,7 @@ if workflow.is_main_process:
         told(processes.release_stale_lock)
         watch.quieten()
 processes.announce_parent()
-shell.prefix(processes.job_prefix(workflow.basedir))
-
-
-onstart:
-    told(check_jobs)
-    if workflow.local_exec:
-        local.begin(workflow)
-    local.show(workflow)
+shell.prefix(processes.job_prefix(root))
 
 
 wildcard_constraints:
@@ -50,48 +50,17 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def check_jobs():
-    """Stop before the first job where some would fail hours later: no GPU, no such model, a dataset folder half there.
-
-    Only what the jobs of this run need is looked at. Where jobs run on this machine, they take its GPUs in turn.
-    """
-    present, limit = 0, workflow.global_resources.get("gpu")
-    if workflow.local_exec:
-        present, limit = len(devices.announce()), getattr(limit, "value", limit)
-    looked_at = set()
-    for job in workflow.dag.needrun_jobs():
-        names = dict(job.wildcards.items())
-        if job.rule.name == "prepare":
-            settings.check_root(names["dataset"], config["datasets"][names["dataset"]])
-        if not local.needs_model(job) or (what := (names.get("model"), names.get("defence"))) in looked_at:
-            continue
-        looked_at.add(what)
-        if "model" in names:
-            settings.check_model(names["model"], config, present if workflow.local_exec else None, limit)
-        else:
-            settings.check_folders(names["defence"], config)
-
-
 def name_records():
-    """Fill in what is alike in all rules and has no place of its own: the directives log, benchmark and conda."""
-    for each in workflow.rules:
+    """Fill in what is alike in all rules and has no place of its own: the directives log, benchmark and conda.
+
+    An installed package's jobs run in the environment that it is in; a clone is found from any, by PYTHONPATH.
+    """
+    for each in own_rules:
         if each.norun or not each.output or each.log:
             continue
         place = record_name(each.name, each.output[0])
         each.log_modifier = each.benchmark_modifier = workflow.modifier.path_modifier
         each.set_log(f"{LOGS}/{place}.log")
         each.benchmark = f"{BENCHMARKS}/{place}.tsv"
-        each.conda_env = "../envs/bye.yaml"
-
-
-def check_request():
-    """Stop with one sentence at a requested file under results/ that cannot be made; let a dry run tell what is missing."""
-    arguments = get_argument_parser().parse_known_args(sys.argv[1:])[0]
-    if arguments.dryrun and workflow.is_main_process:
-        for warning in settings.missing_roots(config):
-            print(f"bye: warning: {warning}", file=sys.stderr)
-    for target in map(os.path.normpath, arguments.targets):
-        if target.startswith("results/") and not os.path.exists(target):
-            told(
-                settings.check_target, target, config, lambda: any(rule.is_producer(target) for rule in workflow.rules)
-            )
+        if (root / "envs").is_dir():
+            each.conda_env = "../envs/bye.yaml"

@@ -13,9 +13,6 @@ rule scout:
         "python -m bye fetch scout --out {params.out:q} > {log:q} 2>&1"
 
 
-ruleorder: scout > base_model
-
-
 rule scout_parts:
     output:
         directory("results/scout/parts"),
@@ -34,7 +31,7 @@ rule scout_delta:
         parts=rules.scout_parts.output,
     output:
         directory("results/scout/delta"),
-    threads: workflow.cores
+    threads: needs.cores
     resources:
         mem_mb=8000,
         runtime=600,
@@ -51,7 +48,7 @@ rule scout_exam:
     output:
         table="results/scout_exam.csv",
         picture="results/scout_exam.png",
-    threads: workflow.cores
+    threads: needs.cores
     resources:
         mem_mb=4000,
         runtime=120,

@@ -8,8 +8,11 @@ from bye.workflow import watch
 FEW = 3  # jobs with a model that a server does not pay for: it imports as long as they do together on two cores
 
 
-def begin(workflow):
-    """Let jobs of a Snakemake workflow start without waiting, and at once, and do nothing twice."""
+def begin(workflow, root):
+    """Let jobs of a Snakemake workflow start without waiting, and at once, and do nothing twice.
+
+    root: the folder that jobs find the package in, if it is not installed.
+    """
     # Snakemake's limit of jobs a second protects a cluster's controller. While jobs wait, it also wakes the scheduler a
     # second after each job that ended, and again a second later: after a hundred jobs that is half a core's work.
     workflow.scheduler.job_rate_limiter = None
@@ -17,7 +20,7 @@ def begin(workflow):
     if workflow.deployment_settings.deployment_method:
         return  # jobs run in environments of their own
     if sum(needs_model(job) for job in workflow.dag.needrun_jobs()) > FEW:
-        forking.start("bye.server", workflow.basedir)
+        forking.start("bye.server", root)
 
 
 def show(workflow):
