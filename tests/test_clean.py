@@ -171,7 +171,7 @@ def test_too_few_samples(tmp_path, model):
 def test_without_the_workflow_it_says_how_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(configuration, "__file__", str(tmp_path / "site-packages/bye/tools/configuration.py"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ByeError, match="install the package from its clone"):
+    with pytest.raises(ByeError, match="install it from its clone"):
         configuration.find_workflow()
 
 

@@ -15,11 +15,15 @@ def read_configuration(configfile=()):
 
 
 def find_workflow():
-    """Return the folder of the Snakefile: the clone that the package is imported from, or the working folder."""
-    for folder in (Path(__file__).resolve().parents[2], Path.cwd()):
+    """Return the folder of the Snakefile: the clone that the package is imported from, or one in an installed package.
+
+    Nothing is ever written there: Snakemake works in another folder (--directory). Raises ByeError.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent, package / "workflow_files"):
         if (folder / "Snakefile").is_file() and (folder / "rules" / "detect.smk").is_file():
             return folder
     raise ByeError(
-        "bye clean and bye doctor need the workflow's files, which an installed package does not contain; "
-        "install the package from its clone by `pip install -e .`, or run the command in the clone"
+        f"the package in {package} came without the workflow's files, which bye clean and bye doctor need; install it "
+        "from its clone, by `pip install .` or `pip install -e .`"
     )
