@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 
 import pytest
 from small_workflow import ROOT
@@ -60,8 +61,11 @@ def test_both_hold_the_same_files_and_all_that_the_workflow_reads():
         "profiles",
         "report",
         "base_models",
+        "envs",
     }
     assert read <= set(copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"pyproject.toml", "setup.py", project["readme"], "LICENSE"} <= set(copied)  # what pip installs it by
 
 
 def test_the_last_user_is_not_root():
