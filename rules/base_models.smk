@@ -29,6 +29,16 @@ use rule base_model as diffusion_model with:
         out=subpath(output[0], parent=True),
 
 
+# The masked autoencoder of BDMAE.
+use rule base_model as mae_model with:
+    output:
+        expand(f"{BUILT}/mae-mini/{{name}}", name=MAE_FILES),
+    params:
+        family="mae",
+        seed=config["mini_seed"],
+        out=subpath(output[0], parent=True),
+
+
 # The encoder of the trigger issba; the one that the suite has is bye/methods/triggers/issba.safetensors.
 use rule base_model as issba_encoder with:
     output:

@@ -1,13 +1,18 @@
 """The purifiers that ZIP is compared with, on images whose purified form is known."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 from PIL import Image
+from small_workflow import ROOT
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from bye.errors import ByeError
 from bye.methods.defences import bdmae, blur, sampdetox, spatial
+from bye.mini.pool import draw_pool
 
 SIZE = 32
 
@@ -108,34 +113,96 @@ def test_similarity_by_the_formula_of_one_window():
     assert torch.allclose(sampdetox.similarity(one, one), torch.ones(1, 1, SIZE, SIZE, dtype=torch.float64))
 
 
-def test_bdmae_restores_the_square_that_does_not_fit(pipeline, clean):
-    purifier = bdmae.purifier(diffusion=str(pipeline), squares=4, parts=4, steps=3)
-    knows(purifier, clean)
+@pytest.fixture(scope="module")
+def mae(tmp_path_factory):
+    """A random masked autoencoder, and its like that restores squares without their brightness."""
+    folders = []
+    for norm_pix_loss in (False, True):
+        torch.manual_seed(0)
+        widths = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        widths |= {f"decoder_{name}": value for name, value in widths.items()}
+        config = ViTMAEConfig(image_size=SIZE, patch_size=8, norm_pix_loss=norm_pix_loss, **widths)
+        folders.append(tmp_path_factory.mktemp("mae"))
+        ViTMAEForPreTraining(config).save_pretrained(folders[-1])
+        looks = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.2, 0.3]}
+        (folders[-1] / "preprocessor_config.json").write_text(json.dumps(looks))
+    return folders
+
+
+def as_image(pixels):
+    return Image.fromarray(((pixels[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+
+
+def test_bdmae_restores_the_square_that_does_not_fit(mae, clean, monkeypatch):
+    purifier = bdmae.purifier(mae=str(mae[0]))
+    monkeypatch.setattr(purifier, "restore", lambda pixels, masked: clean.expand_as(pixels))
     patched = with_patch(clean)
-    scores = purifier.scores(patched, clean)[0, 0]
-    assert divmod(int(scores.argmax()), 4) == (1, 2)
-    assert purifier.outliers(scores[None, None])[0, 0, 1, 2]
-    restored = purifier.purify(patched, generators())
-    torch.testing.assert_close(restored[:, :, 8:16, 16:24], clean[:, :, 8:16, 16:24], atol=1e-4, rtol=0)
-    torch.testing.assert_close(restored, clean, atol=1e-4, rtol=0)  # and what else was restored is as it was
-    assert torch.equal(purifier.purify(clean, generators()), clean)  # nothing stands out
+    scores = purifier.scores(patched, generators())
+    assert divmod(int(scores.argmax()), 4) == (1, 2) and purifier.outliers(scores).flatten()[6]
+    [restored] = purifier([as_image(patched)], generators())
+    expected = np.asarray(as_image(patched)).copy()
+    for row, column in np.argwhere(purifier.outliers(scores).view(4, 4).numpy()):
+        place = slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8)
+        expected[place] = np.asarray(as_image(clean))[place]
+    assert (np.asarray(restored) == expected).all()
+    large = as_image(patched).resize((60, 100), Image.NEAREST)
+    [restored] = purifier([large], generators())
+    changed = np.argwhere((np.asarray(restored) != np.asarray(large)).any(2))
+    assert {(row // 25, column // 15) for row, column in changed} >= {(1, 2)}  # the square, where it is in the image
 
 
-def test_bdmae_masks_each_square_once_and_keeps_the_others(pipeline, clean):
-    purifier, seen = bdmae.purifier(diffusion=str(pipeline), squares=4, parts=3, steps=1, cut=0.0), []
+def test_bdmae_shows_each_part_of_the_squares_once_a_repeat(mae, clean, monkeypatch):
+    purifier, seen = bdmae.purifier(mae=str(mae[0]), repeats=2, parts=3), []
     restore = purifier.restore
+    monkeypatch.setattr(purifier, "restore", lambda *what: (seen.append(what[1]), restore(*what))[1])
+    purifier.scores(clean.expand(2, -1, -1, -1), generators(2))
+    shown = ~torch.stack(seen).view(2, 3, 2, 16)  # repeats, parts, images, squares
+    assert (shown.sum(1) == 1).all()
+    assert (shown[0] != shown[1]).any() and (shown[:, :, 0] != shown[:, :, 1]).any()
 
-    def watched(pixels, masked, noise):
-        found = restore(pixels, masked, noise)
-        assert torch.equal(torch.where(masked, pixels, found), pixels)
-        seen.append(masked)
-        return found
 
-    purifier.restore = watched
-    purifier.purify(clean, generators())
-    assert (torch.stack(seen[:3]).sum(0) == 1).all() and len(seen) == 4
-    with pytest.raises(ByeError, match="bdmae has 5 squares a row, which do not divide the 32 pixels"):
-        bdmae.purifier(diffusion=str(pipeline), squares=5)
+def test_bdmae_restores_from_what_is_shown_alone(mae, clean):
+    purifier = bdmae.purifier(mae=str(mae[0]))
+    for n_masked in (1, 5, 15):
+        masked = torch.zeros(1, 16, dtype=torch.bool)
+        masked[0, 3 : 3 + n_masked] = True
+        masked = masked.roll(7, 1)
+        place = purifier.spread(masked)
+        other = torch.where(place, -clean, clean)
+        assert torch.equal(purifier.restore(clean, masked), purifier.restore(other, masked))
+        assert not torch.equal(purifier.restore(clean, masked), purifier.restore(torch.where(place, clean, 0), masked))
+
+
+def test_the_models_pixels_are_those_of_its_folder(mae, clean):
+    """Seen with the folder's mean and deviation, and given back without: by the model's own loss."""
+    purifier = bdmae.purifier(mae=str(mae[0]))
+    masked = torch.arange(16)[None] < 6
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.4, 0.5, 0.6], [0.2, 0.2, 0.3]))
+    purifier.model.config.mask_ratio = 6 / 16
+    with torch.no_grad():
+        loss = purifier.model(((clean + 1) / 2 - mean) / std, noise=masked.float()).loss
+    gap = (purifier.restore(clean, masked) - clean) / 2 / std  # in the model's units
+    found = (gap**2)[purifier.spread(masked).expand(-1, 3, -1, -1)].mean()
+    torch.testing.assert_close(found, loss)
+
+
+def test_bdmae_says_what_it_cannot_use(mae, tmp_path):
+    with pytest.raises(ByeError, match="restores squares without their brightness; take one of pixels"):
+        bdmae.purifier(mae=str(mae[1]))
+    with pytest.raises(ByeError, match="cannot be loaded .*; give a folder or a hub id"):
+        bdmae.purifier(mae=str(tmp_path))
+
+
+def test_the_shipped_autoencoder_restores_better_than_the_mean():
+    purifier = bdmae.purifier(mae=str(ROOT / "base_models" / "mae-mini"))
+    scenes = torch.from_numpy(draw_pool(16, 11, photographed=1.0).pixels).permute(0, 3, 1, 2) / 127.5 - 1
+    masked = torch.from_numpy(np.random.default_rng(0).permutation(81) < 20)[None].expand(16, -1)
+    place = purifier.spread(masked).expand_as(scenes)
+    errors = [
+        (made - scenes)[place].square().mean()
+        for made in (purifier.restore(scenes, masked), scenes.mean((2, 3), keepdim=True))
+    ]
+    assert errors[0] < 0.5 * errors[1]
 
 
 def test_sampdetox_makes_anew_what_the_weak_noise_changed(pipeline, clean):
@@ -168,8 +235,8 @@ def test_sampdetox_leaves_what_did_not_change(pipeline, clean):
 
 
 @pytest.mark.parametrize("method", [bdmae, sampdetox])
-def test_images_keep_their_size_and_the_generator_decides(method, pipeline):
-    purifier = method.purifier(diffusion=str(pipeline))
+def test_images_keep_their_size_and_the_generator_decides(method, pipeline, mae):
+    purifier = method.purifier(mae=str(mae[0])) if method is bdmae else method.purifier(diffusion=str(pipeline))
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
     [one], [two] = purifier([photo], generators()), purifier([photo], generators())
     assert one.size == photo.size and (np.asarray(one) == np.asarray(two)).all()

@@ -12,9 +12,11 @@ from bye.answers.purify import purify
 from bye.data.check import read_samples
 from bye.data.samples import write_samples
 from bye.errors import ByeError
+from bye.methods.defences import bdmae
 from bye.methods.defences.zip import Purifier, load_diffusion
 from bye.methods.triggers import badnet
-from bye.mini import diffusion
+from bye.mini import diffusion, mae
+from bye.plan.paths import MAE_FILES
 
 SIZE = 16
 
@@ -151,3 +153,12 @@ def test_the_mini_model_is_trained_and_loads(tmp_path, monkeypatch):
     assert weights[0] == weights[1]
     unet, scheduler = load_diffusion(tmp_path / "one")
     assert unet.config.sample_size == SIZE and scheduler.config.beta_schedule == "squaredcos_cap_v2"
+
+
+def test_the_mini_autoencoder_is_made_anew_to_the_byte(tmp_path):
+    for run in ("one", "two"):
+        mae.train_mae(tmp_path / run, images=4, steps=3, batch=2)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == sorted(MAE_FILES)
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+    assert bdmae.purifier(mae=str(tmp_path / "one")).grid == 9

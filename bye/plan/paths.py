@@ -19,4 +19,5 @@ DIFFUSION_FILES = [
     *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
     "scheduler/scheduler_config.json",
 ]
+MAE_FILES = [*MODEL_FILES, "preprocessor_config.json"]
 ISSBA_FILE = f"{BUILT}/issba/issba.safetensors"  # encoder and decoder of that trigger

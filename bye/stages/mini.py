@@ -5,7 +5,7 @@ from bye.stages.options import SEED, THREADS, need, stage
 
 @stage(
     "base-model",
-    need("--family", "llava, internvl, diffusion (the model of ZIP), or issba (the encoder of the trigger)"),
+    need("--family", "llava, internvl, diffusion (the model of ZIP), mae (of BDMAE), or issba (the trigger's encoder)"),
     need("--out", "model folder to write"),
     SEED,
     THREADS,
@@ -16,6 +16,10 @@ def base_model(family, out, seed, threads):
         from bye.mini.diffusion import train_diffusion
 
         train_diffusion(out, seed=seed, threads=threads)
+    elif family == "mae":
+        from bye.mini.mae import train_mae
+
+        train_mae(out, seed=seed, threads=threads)
     elif family == "issba":
         from bye.mini.steganography import train_encoder
 

@@ -12,6 +12,7 @@ from bye.plan.paths import (
     DIFFUSION_FILES,
     ISSBA_FILE,
     LABELS,
+    MAE_FILES,
     MODEL_FILES,
     RAW,
     UNTOUCHED,
@@ -236,7 +237,8 @@ class Files:
         """Return the files of the mini base models, and of the encoder of issba, that a rule builds."""
         models = [f"{BUILT}/{model}/{name}" for model in self.config["models"] for name in MODEL_FILES]
         diffusion = [f"{BUILT}/diffusion-mini/{name}" for name in DIFFUSION_FILES]
-        return [*models, *diffusion, ISSBA_FILE]
+        mae = [f"{BUILT}/mae-mini/{name}" for name in MAE_FILES]
+        return [*models, *diffusion, *mae, ISSBA_FILE]
 
     def report_labels(self, wildcards):
         """Return where the report lists a table or a figure."""
