@@ -147,6 +147,32 @@ def test_it_is_the_formula_on_eager_attention(root, family, preset, images):
     assert some > 0 and changed == sum(map(bool, guard.hidden_tokens()))
 
 
+@EVERY
+@pytest.mark.parametrize("images", [OWN, SHARED], ids=["its own", "shared"])
+def test_what_is_caught_can_be_answered_again_without_its_tokens_from_the_first_layer_on(root, family, images):
+    write(root / "inputs.json", [(QUESTIONS[number % 4], image) for number, image in enumerate(images)])
+    plain = load_model(root / family, attention="eager", dtype="float64")
+    loaded = load_model(root / family, dtype="float64")
+    prompts, features, owners = inputs_of(root, loaded, images)
+    answers = {}
+    for again in (False, True):
+        guard = cleansight.CleanSight(loaded, "released", tau=5e-4)
+        guard.again, guard.judge = again, lambda ratios: np.arange(len(ratios)) % 2 == 1
+        answers[again] = generate(loaded, prompts, features, owners, NEW_TOKENS, guard)
+        assert guard.caught.tolist() == [False, True] * 3
+    for number, image in enumerate(images):
+        if not number % 2:
+            assert answers[True][number] == answers[False][number]
+            continue
+        tokens = np.flatnonzero(prompts[number].roles == IMAGE)[guard.hidden_tokens()[number]]
+        assert len(tokens) > 0
+        picture = Image.open(root / f"{image}.png")
+        ids, expected, _ = eager(plain, prompts[number], picture, tokens, after=-1)
+        later = eager(plain, prompts[number], picture, tokens, after=2)[1]
+        assert answers[True][number] == loaded.decode(ids)
+        assert (later[0] - expected[0]).abs().max() > 1e-5  # which the second answer changes
+
+
 def test_the_presets_have_their_layers_and_thresholds(root):
     loaded = load_model(root / "llava")
     for preset in ("paper", "released"):

@@ -1,9 +1,9 @@
 """Guards: they see the decoder's attention before an answer's first token and may hide tokens from the rest of it.
 
-A guard changes no weights and no pixels. What it hides is hidden in all layers after the one where it said so, over the
-prompt and at every token of the answer, from the queries after the image's last token. Earlier queries are left as they
-are: so an image that several questions share can be run once (`run_prefix`), and an answer is the one that forward
-passes over prompt and answer, without any cache, would give.
+A guard changes no weights and no pixels. What it hides is hidden in all layers after the one where it said so (in a
+second answer: in all), over the prompt and at every token of the answer, from the queries after the image's last token.
+Earlier queries are left as they are: so an image that several questions share can be run once (`run_prefix`), and an
+answer is the one that forward passes over prompt and answer, without any cache, would give.
 """
 
 import torch
@@ -17,12 +17,14 @@ from bye.models.prompt import IMAGE
 class Guard:
     """A guard that catches nothing; others are subclasses of it.
 
-    layers: numbers of the decoder layers that it wants to see, or None for all. Of the batch that was begun last:
+    layers: numbers of the decoder layers that it wants to see, or None for all; again: whether inputs of which it hid
+    tokens are answered a second time, with these hidden from the first layer on. Of the batch that was begun last:
     roles, (B, N); after_image, (B, N) bool, the tokens after the image's last; caught, (B,) bool, which samples it has
     flagged; hidden, (B, N) bool, what it has hidden, or None.
     """
 
     layers = None
+    again = False
 
     def begin(self, roles):
         """Begin a batch. roles: (B, N) of the prompts' tokens, -1 on padding, which may stand anywhere."""
@@ -57,12 +59,13 @@ class Guarding(Observer):
 
     roles: (B, N) of the prompts' tokens, -1 on padding; the last token of a row is the prompt's last; after_image:
     (B, N) bool, the tokens after the image's last. The first call of each layer must be for the prompts, or, where
-    their first tokens are in a cache, for the rest of them.
+    their first tokens are in a cache, for the rest of them. hidden: (B, N) bool, tokens that are hidden from the first
+    layer on, or None.
     """
 
-    def __init__(self, guard, roles, after_image):
+    def __init__(self, guard, roles, after_image, hidden=None):
         self.guard, self.roles, self.after_image = guard, roles, after_image
-        self.hidden = None  # (B, N) from the layers after this one
+        self.hidden = hidden  # (B, N) from the layers after this one
         self.hidden_in = {}  # the same, by layer
         guard.after_image = after_image
         guard.begin(roles)

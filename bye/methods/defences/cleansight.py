@@ -4,7 +4,9 @@
 attention of the prompt's last token, S = (sum over image tokens) / (sum over text tokens), of each head of the
 detection layers. Clean samples give each feature's mean and deviation; an input is caught where its distance
 ||(S - mean) / std|| lies above a percentile of theirs. Then the image tokens whose attention, the most of any head of
-the last detection layer, exceeds tau are hidden in all layers after it, and from every token of the answer.
+the last detection layer, exceeds tau are hidden in all layers after it, and from every token of the answer. Ours is
+`again`: a caught input is answered anew with these tokens hidden in all layers, since what the question's tokens took
+over of the trigger before it was seen stays in them.
 
 The paper's preset and that of the released code differ in layers, in tau, and in what is text: the question's tokens
 (paper), or every token after the image (released). Their layers are of 32, tau of 576 image tokens: ours is that layers
@@ -41,15 +43,18 @@ def guard(
     layers: list[int] | None = None,
     tau: Annotated[float | None, {"minimum": 0}] = None,
     percentile: Annotated[float, {"minimum": 0, "maximum": 100}] = 99.0,
+    again: bool = False,
 ):
     """Return a Guard that has learned of clean samples what ratios of attention are usual.
 
     reference: SampleSet of clean samples; model: the loaded Family. preset: of the paper or of the released code;
     layers: to detect in, in place of the preset's; tau: attention above which a token is hidden, for 576 image tokens,
-    in place of the preset's; percentile: of the clean samples' distances, above which an input is caught. Raises
-    ByeError for fewer than 20 clean samples, and for layers that the model has not or that have none after them.
+    in place of the preset's; percentile: of the clean samples' distances, above which an input is caught; again: answer
+    what is caught a second time, with the tokens hidden from the first layer on. Raises ByeError for fewer than 20
+    clean samples, and for layers that the model has not or that have none after them.
     """
     watcher = CleanSight(model, preset, layers, tau)
+    watcher.again = again
     watcher.judge = Distance(clean_ratios(watcher, model, reference), percentile)
     return watcher
 
