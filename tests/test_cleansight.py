@@ -156,8 +156,8 @@ def test_what_is_caught_can_be_answered_again_without_its_tokens_from_the_first_
     prompts, features, owners = inputs_of(root, loaded, images)
     answers = {}
     for again in (False, True):
-        guard = cleansight.CleanSight(loaded, "released", tau=5e-4)
-        guard.again, guard.judge = again, lambda ratios: np.arange(len(ratios)) % 2 == 1
+        guard = cleansight.CleanSight(loaded, "released", layers=[1, 2], tau=5e-4, again=again)
+        guard.judge = lambda ratios: np.arange(len(ratios)) % 2 == 1
         answers[again] = generate(loaded, prompts, features, owners, NEW_TOKENS, guard)
         assert guard.caught.tolist() == [False, True] * 3
     for number, image in enumerate(images):
@@ -178,6 +178,7 @@ def test_the_presets_have_their_layers_and_thresholds(root):
     for preset in ("paper", "released"):
         guard = cleansight.CleanSight(loaded, preset)
         assert (guard.layers, guard.last, guard.tau) == (set(FIRST[preset]), FIRST[preset][-1], TAU[preset])
+    assert cleansight.CleanSight(loaded, again=True).layers == set(range(LAYERS))
     ours = cleansight.CleanSight(loaded, "paper", layers=[0, 2], tau=0.5)
     assert (ours.layers, ours.last, ours.tau) == ({0, 2}, 2, 0.5)
 

@@ -6,7 +6,8 @@ detection layers. Clean samples give each feature's mean and deviation; an input
 ||(S - mean) / std|| lies above a percentile of theirs. Then the image tokens whose attention, the most of any head of
 the last detection layer, exceeds tau are hidden in all layers after it, and from every token of the answer. Ours is
 `again`: a caught input is answered anew with these tokens hidden in all layers, since what the question's tokens took
-over of the trigger before it was seen stays in them.
+over of the trigger before it was seen stays in them; nothing has to come after the detection layers then, and they are
+all layers.
 
 The paper's preset and that of the released code differ in layers, in tau, and in what is text: the question's tokens
 (paper), or every token after the image (released). Their layers are of 32, tau of 576 image tokens: ours is that layers
@@ -50,11 +51,10 @@ def guard(
     reference: SampleSet of clean samples; model: the loaded Family. preset: of the paper or of the released code;
     layers: to detect in, in place of the preset's; tau: attention above which a token is hidden, for 576 image tokens,
     in place of the preset's; percentile: of the clean samples' distances, above which an input is caught; again: answer
-    what is caught a second time, with the tokens hidden from the first layer on. Raises ByeError for fewer than 20
+    what is caught a second time, with the tokens hidden from the first layer on, and look at all layers. Raises ByeError for fewer than 20
     clean samples, and for layers that the model has not or that have none after them.
     """
-    watcher = CleanSight(model, preset, layers, tau)
-    watcher.again = again
+    watcher = CleanSight(model, preset, layers, tau, again)
     watcher.judge = Distance(clean_ratios(watcher, model, reference), percentile)
     return watcher
 
@@ -67,12 +67,14 @@ class CleanSight(Guard):
 
     judge = None  # until it has learned, it catches nothing
 
-    def __init__(self, family, preset="paper", layers=None, tau=None):
-        chosen = range(family.n_layers)[detection_layers(preset, family.n_layers)] if layers is None else layers
+    def __init__(self, family, preset="paper", layers=None, tau=None, again=False):
+        usual = slice(None) if again else detection_layers(preset, family.n_layers)
+        chosen = range(family.n_layers)[usual] if layers is None else layers
+        self.again = again
         self.layers, self.last = set(chosen), max(chosen)
         self.preset, self.tau = preset, TAUS[preset] if tau is None else tau
         check_layers(self, family)
-        if self.last == family.n_layers - 1:
+        if self.last == family.n_layers - 1 and not again:
             raise ByeError(
                 f"CleanSight looks at layer {self.last}, the last of model {family.path}, and can hide tokens in none "
                 "after it; give it lower layers"
