@@ -50,7 +50,7 @@ def guard(
 
     reference: SampleSet of clean samples; model: the loaded Family. preset: of the paper or of the released code;
     layers: to detect in, in place of the preset's; tau: attention above which a token is hidden, for 576 image tokens,
-    in place of the preset's; percentile: of the clean samples' distances, above which an input is caught; again: look at
+    in place of the preset's; percentile: of clean samples' distances, above which an input is caught; again: look at
     all layers, and answer what is caught a second time, with the tokens hidden from the first layer on. Raises ByeError
     for fewer than 20 clean samples, and for layers that the model has not or that have none after them.
     """
