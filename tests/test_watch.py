@@ -96,6 +96,7 @@ def test_a_run_shows_the_line_where_it_is_wanted(tmp_path, tiny_model):
     assert wanted.returncode == 0, wanted.stdout
     assert "bye: 2 of 2 jobs in " in wanted.stdout
     assert "rule prepare" not in wanted.stdout
+    assert "Nothing to be done" in run(folder, target, environment={watch.WATCHED: "1"}).stdout
     (folder / target).unlink()
     plain = run(folder, target, environment={watch.WATCHED: ""})
     assert "rule prepare" in plain.stdout

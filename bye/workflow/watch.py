@@ -27,6 +27,7 @@ EXPECTED = {  # seconds of a job of the mini scale (docs/speed.md), until a run 
     "evaluate": 3,
 }
 OTHERS = 1  # second
+NOTHING = "Nothing to be done"  # what Snakemake says where all is there
 
 
 def is_wanted():
@@ -34,10 +35,10 @@ def is_wanted():
 
 
 def quieten():
-    """Keep what is no warning and no error from the screen, where the line is wanted."""
+    """Keep what is no warning, no error and no NOTHING from the screen, where the line is wanted."""
     for handler in logging.getLogger("snakemake.logging").handlers:
         if is_wanted() and handler.name == "DefaultStreamHandler":
-            handler.addFilter(lambda record: record.levelno >= logging.WARNING)
+            handler.addFilter(lambda record: record.levelno >= logging.WARNING or NOTHING in record.getMessage())
 
 
 class Watch(logging.Handler):
