@@ -90,7 +90,10 @@ SLEEPS = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(60)"
 
 
 def is_there(process):
-    return Path(f"/proc/{process}").exists() and "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it may end while it is looked at
+        return False
 
 
 def wait_for(condition):

@@ -23,6 +23,8 @@ import sys
 import tempfile
 import threading
 
+from bye.machine.processes import search_path
+
 SERVER = "BYE_SERVER"  # the server's address, to the jobs
 THREADS = (  # that libraries read as they are loaded, and Snakemake sets: a job with other numbers cannot be a fork
     *("OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
@@ -48,13 +50,12 @@ def start(module, root):
     except OSError:
         listener.close()
         return None
-    search = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         [sys.executable, "-m", module, str(listener.fileno()), str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, **dict.fromkeys(THREADS, "1"), "PYTHONPATH": search},
+        env={**os.environ, **dict.fromkeys(THREADS, "1"), "PYTHONPATH": search_path(root)},
         pass_fds=[listener.fileno()],
         start_new_session=True,  # a Ctrl-C is for the askers, who hand it on
     )

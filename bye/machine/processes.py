@@ -76,13 +76,18 @@ def run_folder():
     return Path(folder) if folder and os.path.isdir(folder) else None
 
 
+def search_path(root):
+    """PYTHONPATH with the folder `root` first."""
+    return os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def job_prefix(root):
     """Return what every job's shell starts with, and set the search path and the memory allocator of jobs.
 
     Jobs run in the interpreter that runs Snakemake, and find the package in `root` from any working folder and in a
     conda environment too (Snakemake takes PYTHONPATH out of the environment for those, so the shell sets it again).
     """
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = search_path(root)
     for name, value in ALLOCATOR.items():
         os.environ.setdefault(name, value)
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])

@@ -1,7 +1,6 @@
 """Train the mini diffusion model of ZIP from scratch on the clean mini worlds."""
 
 import sys
-import time
 
 import numpy as np
 import torch
@@ -9,6 +8,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from bye.files import replacing_folder
+from bye.mini.fit import fit
 from bye.mini.pool import draw_pool
 
 POOL_SEED = 4321  # scenes that neither the mini datasets nor the base models have
@@ -43,22 +43,13 @@ def train_diffusion(out, seed=0, threads=None, images=12000, steps=2500, batch=1
     rng = np.random.default_rng(seed)
     unet = UNet2DModel(**UNET)
     scheduler = DDIMScheduler(TRAINING_STEPS, beta_schedule="squaredcos_cap_v2")
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
-    started, running = time.time(), None
-    for step in range(1, steps + 1):
+
+    def loss_of():
         chosen = torch.from_numpy(scenes[rng.integers(len(scenes), size=batch)]).permute(0, 3, 1, 2) / 127.5 - 1
         noise = torch.randn(chosen.shape)
         times = torch.randint(TRAINING_STEPS, (batch,))
-        loss = F.mse_loss(unet(scheduler.add_noise(chosen, noise, times), times).sample, noise)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        if step % 100 == 0 or step == steps:
-            seconds = time.time() - started
-            print(f"diffusion {step}/{steps} loss {running:.4f} {seconds:.0f} s", file=sys.stderr, flush=True)
+        return F.mse_loss(unet(scheduler.add_noise(chosen, noise, times), times).sample, noise)
+
+    fit("diffusion", unet, loss_of, steps, lr, weight_decay=0.01)
     with replacing_folder(out) as folder:
         DDPMPipeline(unet.half(), scheduler).save_pretrained(folder)

@@ -1,12 +1,12 @@
 """Train the mini masked autoencoder of BDMAE from scratch on the clean mini worlds."""
 
 import sys
-import time
 
 import numpy as np
 import torch
 
 from bye.files import replacing_folder, write_json
+from bye.mini.fit import fit
 from bye.mini.models import IMAGE_SIZE
 from bye.mini.pool import PATCH, draw_pool
 
@@ -52,21 +52,13 @@ def train_mae(out, seed=0, threads=None, images=12000, steps=3000, batch=32, lr=
     model = ViTMAEForPreTraining(ViTMAEConfig(**VIT)).train()
     for places in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
         places.data.copy_(positions(places.shape[-1], IMAGE_SIZE // PATCH))  # transformers leaves them at zero
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
-    started, running = time.time(), None
-    for step in range(1, steps + 1):
+
+    def loss_of():
         chosen = torch.from_numpy(scenes[rng.integers(len(scenes), size=batch)]).permute(0, 3, 1, 2) / 127.5 - 1
         model.config.mask_ratio = rng.uniform(*MASKED)
-        loss = model(chosen).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        if step % 100 == 0 or step == steps:
-            print(f"mae {step}/{steps} loss {running:.4f} {time.time() - started:.0f} s", file=sys.stderr, flush=True)
+        return model(chosen).loss
+
+    fit("mae", model, loss_of, steps, lr, weight_decay=0.05, betas=(0.9, 0.95))
     model.config.mask_ratio = MASKED[1]
     with replacing_folder(out) as folder:
         model.half().save_pretrained(folder)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from bye.detect.robust import SIGMAS
 from bye.errors import ByeError
 from bye.methods.defences.sampdetox import similarity
+from bye.methods.defences.zip import bytes_of, pixels_of
 
 ACTS_ON = "test images"
 FOLDERS = {"mae": "config.json"}
@@ -56,14 +57,12 @@ class MaskAndRestore:
 
         What is not restored stays as it was, to the pixel.
         """
-        pixels = np.stack([np.asarray(image.resize((self.size, self.size), Image.BICUBIC)) for image in images])
-        pixels = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2) / 127.5 - 1
+        pixels = pixels_of(images, self.size, self.device)
         trigger = self.outliers(self.scores(pixels, generators))
         purified = []
         for image, each, masked in zip(images, pixels, trigger, strict=True):
             if masked.any() and not masked.all():
-                [restored] = self.restore(each[None], masked[None])
-                restored = ((restored.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+                [restored] = bytes_of(self.restore(each[None], masked[None]))
                 place = masked.view(self.grid, self.grid).cpu().numpy().astype(np.uint8) * 255
                 place = Image.fromarray(place).resize(image.size, Image.NEAREST)
                 image = Image.composite(Image.fromarray(restored).resize(image.size, Image.BICUBIC), image, place)

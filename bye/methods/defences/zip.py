@@ -61,10 +61,7 @@ class Diffusion:
 
     def __call__(self, images, generators):
         """Purify PIL images (each at its own size, which it keeps) with one random generator for each one's noise."""
-        pixels = np.stack([np.asarray(image.resize((self.size, self.size), Image.BICUBIC)) for image in images])
-        pixels = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2) / 127.5 - 1
-        purified = self.purify(pixels, generators)
-        purified = ((purified.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        purified = bytes_of(self.purify(pixels_of(images, self.size, self.device), generators))
         return [
             Image.fromarray(each).resize(image.size, Image.BICUBIC)
             for each, image in zip(purified, images, strict=True)
@@ -89,6 +86,17 @@ class Diffusion:
             last = index == len(times) - 1
             x = estimate if last else self.scheduler.add_noise(estimate, remaining, times[index + 1])
         return x
+
+
+def pixels_of(images, size, device):
+    """PIL images as (B, 3, size, size), from -1 to 1."""
+    pixels = np.stack([np.asarray(image.resize((size, size), Image.BICUBIC)) for image in images])
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def bytes_of(pixels):
+    """Images (B, 3, S, S) from -1 to 1 as an array (B, S, S, 3) of uint8."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 class Purifier(Diffusion):
