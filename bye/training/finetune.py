@@ -94,6 +94,7 @@ def finetune(
         if n_processes == 1:
             once = Once(wanted)
             if once.copy(out, log):
+                shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
                 return
         prepare_checkpoints(folder, wanted)
     checkpoint = distributed.gather(first and last_checkpoint(folder))[0]
