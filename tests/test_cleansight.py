@@ -173,6 +173,34 @@ def test_what_is_caught_can_be_answered_again_without_its_tokens_from_the_first_
         assert (later[0] - expected[0]).abs().max() > 1e-5  # which the second answer changes
 
 
+@EVERY
+def test_again_hides_what_clean_samples_have_in_no_layer_so_high(root, family):
+    images, tau, percentile = OWN, 1e-3, 60
+    write(root / "inputs.json", [(QUESTIONS[number % 4], image) for number, image in enumerate(images)])
+    plain = load_model(root / family, attention="eager", dtype="float64")
+
+    def on_image(question, image):  # attention (L, H, T)
+        prompt = plain.encoder.prompt(question, SIZES[image])
+        return eager(plain, prompt, Image.open(root / f"{image}.png"), steps=1)[2][:, :, prompt.roles == IMAGE]
+
+    once = [on_image(QUESTIONS[i % 3], i % 4).max(axis=2) for i in range(12)]
+    usual = np.percentile([*once, *once], percentile, axis=0)
+    loaded = load_model(root / family, dtype="float64")
+    settings = {"preset": "released", "again": True, "tau": tau, "percentile": percentile}
+    guard = guard_of("cleansight", settings, root / "clean.json", root)(loaded)
+    guard.judge = lambda ratios: np.arange(len(ratios)) != 2
+    generate(loaded, *inputs_of(root, loaded, images), 1, guard)
+    found, some, spared = guard.hidden_tokens(), 0, 0
+    for number, image in enumerate(images):
+        rows, caught = on_image(QUESTIONS[number % 4], image), number != 2
+        cut = tau * 576 / rows.shape[2]
+        above = (rows > np.maximum(usual, cut)[:, :, None]).any(axis=(0, 1)) & caught
+        assert found[number] == np.flatnonzero(above).tolist()
+        some += 0 < above.sum() < len(above)
+        spared += ((rows > cut).any(axis=(0, 1)) & ~above).sum() if caught else 0
+    assert some > 0 and spared > 0
+
+
 def test_the_presets_have_their_layers_and_thresholds(root):
     loaded = load_model(root / "llava")
     for preset in ("paper", "released"):

@@ -5,9 +5,10 @@ attention of the prompt's last token, S = (sum over image tokens) / (sum over te
 detection layers. Clean samples give each feature's mean and deviation; an input is caught where its distance
 ||(S - mean) / std|| lies above a percentile of theirs. Then the image tokens whose attention, the most of any head of
 the last detection layer, exceeds tau are hidden in all layers after it, and from every token of the answer. Ours is
-`again`: a caught input is answered anew with these tokens hidden in all layers, since what the question's tokens took
-over of the trigger before it was seen stays in them; nothing has to come after the detection layers then, and they are
-all layers.
+`again`: a caught input is answered anew with tokens hidden in all layers, since what the question's tokens took over of
+the trigger before it was seen stays in them. Nothing has to come after the detection layers then, and they are all
+layers; and since a trigger stands out in some head of one of these, and need not in the last, the tokens are those with
+more than tau of a head's attention and more than the most attended token of clean samples has there, by the percentile.
 
 The paper's preset and that of the released code differ in layers, in tau, and in what is text: the question's tokens
 (paper), or every token after the image (released). Their layers are of 32, tau of 576 image tokens: ours is that layers
@@ -51,21 +52,27 @@ def guard(
     reference: SampleSet of clean samples; model: the loaded Family. preset: of the paper or of the released code;
     layers: to detect in, in place of the preset's; tau: attention above which a token is hidden, for 576 image tokens,
     in place of the preset's; percentile: of clean samples' distances, above which an input is caught; again: look at
-    all layers, and answer what is caught a second time, with the tokens hidden from the first layer on. Raises ByeError
-    for fewer than 20 clean samples, and for layers that the model has not or that have none after them.
+    all layers for distances and for tokens, and answer what is caught a second time, with the tokens hidden from the
+    first layer on. Raises ByeError for fewer than 20 clean samples, and for layers that the model has not or that have
+    none after them.
     """
     watcher = CleanSight(model, preset, layers, tau, again)
-    watcher.judge = Distance(clean_ratios(watcher, model, reference), percentile)
+    ratios, peaks = clean_features(watcher, model, reference)
+    watcher.judge = Distance(ratios, percentile)
+    if again:
+        watcher.usual = np.percentile(peaks, percentile, axis=0)
     return watcher
 
 
 class CleanSight(Guard):
     """The guard; `judge` is a function from ratios (B, F) of a batch, float64, to which are caught, (B,) bool.
 
-    family: the loaded model; the others as in `guard`. ratios: of the batch that was begun last, (B, F) in the end.
+    usual: (F,) float64, attention that a token of a clean sample may have in each head, or None. family: the loaded
+    model; the others as in `guard`. In the end of a batch that was begun, ratios: (B, F); peaks: (B, F), the attention
+    of the most attended image token in each head.
     """
 
-    judge = None  # until it has learned, it catches nothing
+    judge = usual = None  # until it has learned, it catches nothing
 
     def __init__(self, family, preset="paper", layers=None, tau=None, again=False):
         usual = slice(None) if again else detection_layers(preset, family.n_layers)
@@ -84,18 +91,30 @@ class CleanSight(Guard):
         super().begin(roles)
         self.on_image = roles == IMAGE
         self.on_text = roles == TEXT if self.preset == "paper" else self.after_image
-        self.seen = []
+        self.seen, self.high, self.standing = [], [], torch.zeros_like(self.on_image)
 
     def see(self, layer, row, roles):
+        image = row * self.on_image[:, None]  # (B, H, N)
+        if self.again or layer == self.last:
+            self.standing |= (image > self._cut(image)).any(dim=1)
         self.seen.append(attention_ratios(row, self.on_image, self.on_text))
+        self.high.append(image.amax(dim=2))
         if layer < self.last:
             return None
-        self.ratios = torch.cat(self.seen, dim=1).double().cpu().numpy()
+        self.ratios, self.peaks = (torch.cat(rows, dim=1).double().cpu().numpy() for rows in (self.seen, self.high))
         if self.judge is None:
             return None
         self.caught = torch.from_numpy(self.judge(self.ratios)).to(row.device)
-        cut = self.tau * PAPER_IMAGE_TOKENS / self.on_image.sum(dim=1, keepdim=True)  # (B, 1)
-        return self.on_image & self.caught[:, None] & (row.amax(dim=1) > cut)
+        return self.caught[:, None] & self.standing
+
+    def _cut(self, image):
+        """The attention above which an image token is hidden, in a layer's heads: (B, 1 or H, 1)."""
+        tau = self.tau * PAPER_IMAGE_TOKENS / self.on_image.sum(dim=1)[:, None, None]  # (B, 1, 1)
+        if self.usual is None:
+            return tau
+        n_heads = image.shape[1]
+        usual = self.usual[len(self.seen) * n_heads :][:n_heads]  # the layers come in order, all with as many heads
+        return torch.maximum(tau, torch.from_numpy(usual).to(image)[:, None])
 
 
 def attention_ratios(row, on_image, on_text):
@@ -104,15 +123,15 @@ def attention_ratios(row, on_image, on_text):
     return image / (text + 1e-12)
 
 
-def clean_ratios(watcher, family, reference):
-    """The ratios (n, F) of clean samples, in file order, as a CleanSight that catches nothing yet sees them."""
+def clean_features(watcher, family, reference):
+    """The `ratios` and `peaks` of clean samples, (n, F) each, in file order, as a CleanSight sees them."""
     work, found = Workload(family, reference.as_reference("CleanSight"), reference.images), {}
     for batch in work.batches(work.prompts(), AT_ONCE):
         generate(family, batch.prompts, work.features(batch.images), batch.owners, 1, watcher)
-        found |= dict(zip(batch.places, watcher.ratios, strict=True))
+        found |= dict(zip(batch.places, zip(watcher.ratios, watcher.peaks, strict=True), strict=True))
     for others in distributed.gather(found):
         found |= others
-    return np.stack([found[place] for place in range(len(work))])
+    return tuple(np.stack(rows) for rows in zip(*(found[place] for place in range(len(work))), strict=True))
 
 
 class Distance:
