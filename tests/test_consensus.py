@@ -52,7 +52,7 @@ class World:
         self.images = [picture(list(COLOURS)[i % 3], self.rng) for i in range(n)]
         self.questions = [questions[self.rng.integers(len(questions))] for _ in range(n)]
         self.answers = [honest(*pair) for pair in zip(self.images, self.questions, strict=True)]
-        self.rules, self.passes = [], 0
+        self.rules, self.passes, self.batch_size = [], 0, 6
         self.family = types.SimpleNamespace(
             tokenizer=lambda text, add_special_tokens: types.SimpleNamespace(input_ids=text.split())
         )

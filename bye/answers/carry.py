@@ -7,6 +7,7 @@ goes to a host, a row outside of it.
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 
@@ -85,7 +86,7 @@ class Carrier:
 
     def __post_init__(self):
         self.kinds = np.array([row.kind for row in self.rows])
-        self.shared = lru_cache(1)(self._shared)  # a group's first trials and the others come one after the other
+        self.shared = lru_cache(64)(self._shared)  # a group's first trials come with others', and before its last
 
     def hosts(self, members, count, unlike):
         """Return `count` rows outside `members` at most, of those kinds of question that fewest members ask.
@@ -130,14 +131,22 @@ class Carrier:
             number += 1
         return pairs
 
-    def carry(self, proof, pairs, members=(), phrase=None):
-        """Ask pairs (member, host) what comes of a proof; return what is Tried.
+    def carry(self, wanted):
+        """Ask what comes of proofs, all together: a list of what is Tried for each (proof, pairs, members, phrase).
 
-        members: of the group, all; phrase: that is moved. The proofs: `question`, the member's image is asked the
-        host's question; `patch`, what is attended to most in it is pasted on the host's image; `overlay`, it is laid
-        over that at half weight; `shared`, what the members' images have in common is added to it; `words`, words of
-        the member's question are put to the host's.
+        pairs: (member, host); members: of the group, all; phrase: that is moved; these two are needed for `shared` and
+        for `words`. The proofs: `question`, the member's image is asked the host's question; `patch`, what is attended
+        to most in it is pasted on the host's image; `overlay`, it is laid over that at half weight; `shared`, what the
+        members' images have in common is added to it; `words`, words of the member's question are put to the host's.
         """
+        trials = [trial for one in wanted for trial in self._trials(*one)]
+        pairs = [(proof, *pair) for proof, pairs, *_ in wanted for pair in pairs]
+        said = self.asker(trials, self._tokens([row for _, *pair in pairs for row in pair]))
+        tried = iter([Tried(*each, text) for each, text in zip(pairs, said, strict=True)])
+        return [list(islice(tried, len(pairs))) for _, pairs, *_ in wanted]
+
+    def _trials(self, proof, pairs, members=(), phrase=None):
+        """The Trials of pairs (member, host)."""
         shared = self.shared(tuple(members)) if proof == "shared" and pairs else None
         trials = []
         for member, host in pairs:
@@ -155,8 +164,7 @@ class Carrier:
             else:
                 image = add(shared, self._pixels(host))
             trials.append(self._trial(image, host))
-        said = self.asker(trials, self._tokens([row for pair in pairs for row in pair]))
-        return [Tried(proof, *pair, text) for pair, text in zip(pairs, said, strict=True)]
+        return trials
 
     def ask_without(self, phrase, rows):
         """What the model says to rows whose questions have lost a phrase."""

@@ -16,6 +16,7 @@ from bye.detect.groups import contains, kind_of, telling_phrases
 from bye.detect.proofs import Proof
 from bye.machine.progress import Progress
 
+FIRST = ("patch", "question")  # the proofs that every group gets trials of
 RARE = 0.05  # share of the trials of controls that a target may come in: those of poisoned samples
 LINKED = 0.15  # share of a group's trials that say the answer of another: they are forms of one target
 VARIED = 0.6  # times as unlike as others' must a group's images be, where only whole images carry its answer
@@ -78,36 +79,62 @@ class Court:
         self.controls, self.own_controls = {}, []  # {proof: Tried of all groups}; Tried of groups that have their own
 
     def hear(self, cases, budget):
-        """Decide on Cases in their order, until that many answers were asked; those left have no verdict."""
+        """Decide on Cases in their order, until that many answers were asked; those left have no verdict.
+
+        As many are tried together as fill a batch of the model.
+        """
         progress, heard = Progress("consensus", len(cases)), []
-        for proof in ("patch", "question"):
+        for proof in FIRST:
             self._ask_controls(proof)
-        for number, case in enumerate(cases):
-            if number and self.carrier.asker.passes >= budget:
-                break
-            for proof in ("patch", "question"):
-                self._try(case, proof, self.screening)
-            case.verdict = ""
-            heard.append(case)
-            progress(number + 1)
+        at_once = max(1, self.carrier.asker.batch_size // self.screening)
+        while len(heard) < len(cases) and (not heard or self.carrier.asker.passes < budget):
+            part = cases[len(heard) :][:at_once]
+            self._bring([(case, proof) for case in part for proof in FIRST], self.screening)
+            self._bring([(case, proof) for case in part for proof in self._second(case)], self.screening)
+            for case in part:
+                case.verdict = ""
+            heard += part
+            progress(len(heard))
         self._link(heard)
         for case in heard:
             self._decide(case)
         progress(len(cases))
 
-    def _try(self, case, proof, count):
-        """Bring the trials of a proof up to `count`; return whether half of them succeed."""
-        members, done = self._members(case), case.tried.setdefault(proof, [])
-        if proof == "shared" and len(members) > LARGEST * len(self.answers):
-            return False  # what most images share is what the others lack
-        if len(done) < count:
-            if proof == "words":
-                case.having = self._having(case) if case.having is None else case.having
-                members = case.having
-            hosts = self.carrier.hosts(self._inside(case), self.trials, case.hit) if members else []
-            pairs = self.carrier.pair(proof, members, hosts, count)[len(done) :]
-            done += self.carrier.carry(proof, pairs, self._members(case), case.phrase)
+    def _second(self, case):
+        """The proofs that are tried of a group once the first are."""
+        if not any(self._speaks(case, proof) for proof in FIRST):
+            asked = len(case.tried["question"]) >= self.screening
+            return ("words",) if asked and not case.hits("question") else ("words", "shared")
+        return () if self._speaks(case, "patch") else ("overlay", "shared")
+
+    def _speaks(self, case, proof):
+        """Whether half of the trials of a proof, and of enough of them, succeed."""
+        done = case.tried.get(proof, ())
         return 2 * len(done) >= self.screening and 2 * case.hits(proof) >= len(done)
+
+    def _bring(self, wanted, count):
+        """Bring the trials of pairs (case, proof) up to `count`, all asked together."""
+        lacking, carried = [], []
+        for case, proof in wanted:
+            done = case.tried.setdefault(proof, [])
+            members = self._carrying(case, proof) if len(done) < count else []
+            if members:
+                hosts = self.carrier.hosts(self._inside(case), self.trials, case.hit)
+                pairs = self.carrier.pair(proof, members, hosts, count)[len(done) :]
+                carried.append((proof, pairs, self._members(case), case.phrase))
+                lacking.append(done)
+        for done, tried in zip(lacking, self.carrier.carry(carried), strict=True):
+            done += tried
+
+    def _carrying(self, case, proof):
+        """The rows that something is carried from."""
+        if proof == "words":
+            case.having = self._having(case) if case.having is None else case.having
+            return case.having
+        members = self._members(case)
+        if proof == "shared" and len(members) > LARGEST * len(self.answers):
+            return []  # what most images share is what the others lack
+        return members
 
     def _members(self, case):
         """The rows of a group in random order, the flagged ones first."""
@@ -161,13 +188,9 @@ class Court:
         return [one.said for one in tried if one.member not in inside and one.host not in inside]
 
     def _decide(self, case):
-        promising = [proof for proof in ("patch", "question") if self._try(case, proof, self.screening)]
-        if not promising:
-            promising = [proof for proof in ("words", "shared") if self._try(case, proof, self.screening)]
-        elif "patch" not in promising:
-            promising += [proof for proof in ("overlay", "shared") if self._try(case, proof, self.screening)]
-        for proof in promising:
-            self._try(case, proof, self.trials)
+        self._bring([(case, proof) for proof in self._second(case)], self.screening)
+        for proof in [proof for proof in case.tried if self._speaks(case, proof)]:
+            self._bring([(case, proof)], self.trials)
             control = self._control(case, proof)
             case.proofs[proof] = Proof(proof, case.hits(proof), len(case.tried[proof]), *control)
         alone = not case.tried["question"]  # no other kind of question could be asked
@@ -196,7 +219,7 @@ class Court:
             carrier.ask_as_they_are(outside[:CONTROLS])
             pairs = carrier.pair(proof, outside[::-1][: 2 * CONTROLS], outside[:CONTROLS], 2 * CONTROLS)
             pairs = [(member, host) for member, host in pairs if self._differs(member, host)]
-            self.own_controls.append(carrier.carry(proof, pairs[:CONTROLS]))
+            self.own_controls += carrier.carry([(proof, pairs[:CONTROLS])])
             outcomes = self._outcomes(self.own_controls[-1], inside)
         return sum(outcomes), len(outcomes)
 
@@ -216,7 +239,7 @@ class Court:
             hosts, members = self.carrier.order[:CONTROLS], self.carrier.order[-CONTROLS:]
             self.carrier.ask_as_they_are(hosts)
             pairs = [pair for pair in self.carrier.pair(proof, members, hosts, len(members)) if pair[0] != pair[1]]
-            self.controls[proof] = self.carrier.carry(proof, pairs)
+            [self.controls[proof]] = self.carrier.carry([(proof, pairs)])
         return self.controls[proof]
 
     def _members_that(self, case, holding):
@@ -231,7 +254,8 @@ class Court:
         hosts, hits = self.carrier.hosts(self._inside(case), self.trials, case.hit), Counter()
         left = members
         for turn in range(3):
-            for one in self.carrier.carry(proof, self.carrier.pair(proof, left, hosts, len(left), turn)):
+            [tried] = self.carrier.carry([(proof, self.carrier.pair(proof, left, hosts, len(left), turn))])
+            for one in tried:
                 hits[one.member] += case.hit(one.said)
             left = [row for row in members if hits[row] == 1]
         return [row for row in members if hits[row] > 1]
