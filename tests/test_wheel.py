@@ -60,8 +60,7 @@ def test_the_workflow_is_in_the_wheel_and_found_there(python, installed):
     import bye
 
     assert python("-m", "bye", "--version") == f"bye {bye.__version__}\n"
-    code = "from bye.tools.configuration import find_workflow; print(find_workflow())"
-    assert python("-c", code) == f"{installed}/bye/workflow_files\n"
+    assert python("-m", "bye", "workflow") == f"{installed}/bye/workflow_files\n"
     held = files_of(installed / "bye/workflow_files")
     asked = {*BUILT_FROM[-3:], *(f"{name}/{file}" for name in FOLDERS[1:] for file in files_of(ROOT / name))}
     assert held == asked

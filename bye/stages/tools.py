@@ -48,6 +48,14 @@ def doctor(**options):
     sys.exit(1 if doctor(**options) else 0)
 
 
+@stage("workflow")
+def workflow():
+    """Print the folder with the Snakefile, config/ and profiles/: the clone, or one in the installed package."""
+    from bye.tools.configuration import find_workflow
+
+    print(find_workflow())
+
+
 @stage(
     "rates",
     CONFIGFILES,
