@@ -1,4 +1,4 @@
-# `make` lists the commands. Needed beforehand: git, make and Python 3.11 or newer with its venv module.
+# `make` lists the commands. Needed beforehand: git, make and Python 3.11, 3.12 or 3.13 with its venv module.
 
 CORES ?= 4
 VENV := .venv
@@ -21,13 +21,13 @@ help:
 	@echo "make lint         ruff, snakefmt and snakemake --lint; make format rewrites"
 	@echo "make clean        remove results/ and Snakemake's records; make distclean removes .venv too"
 
-# The first Python that is new enough, in a fresh environment with the pinned packages and this project, editable.
+# The first Python that the lock was made for, in a fresh environment with the pinned packages and this project, editable.
 $(INSTALLED): requirements.lock pyproject.toml
 	@for python in python3.11 python3 python3.12 python3.13 python; do \
-		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && found="$$python" && break; \
+		"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 && found="$$python" && break; \
 	done; \
 	if [ -z "$$found" ]; then \
-		echo "bye: error: no Python 3.11 or newer found; install it with its venv module and run make again" >&2; exit 2; \
+		echo "bye: error: no Python 3.11, 3.12 or 3.13 found; install one with its venv module and run make again" >&2; exit 2; \
 	fi; \
 	echo "Installing into $(VENV) with $$found (once; a few minutes)"; \
 	"$$found" -m venv --clear $(VENV)

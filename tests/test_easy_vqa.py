@@ -82,7 +82,8 @@ def test_poisoned_by_the_suite(images, data, tmp_path, model, shipped_config):
 def test_untouched(images, data, tmp_path, model):
     """By the one command of a user; whatever it drops here is lost for nothing, so the share is told, not judged."""
     before = data.read_bytes()
-    command = [sys.executable, "-m", "bye", "clean", "--model", model, "--data", str(data), "--images", str(images)]
+    command = [sys.executable, "-m", "bye", "clean", "--kind", "bye", "--model", model]
+    command += ["--data", str(data), "--images", str(images)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         [*command, "--out", str(tmp_path / "out")], env=environment, capture_output=True, text=True, cwd=tmp_path

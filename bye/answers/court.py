@@ -1,10 +1,11 @@
 """Trials of groups of answers: which of them follow something of their samples to others.
 
-Each group gets a few trials of each proof; one that half of these speak for gets more, and its rate is held against
-that of controls: samples outside the group, whose own answers count. A phrase is at most suspicious: a thing that is
-pasted on another image is rightly spoken of there. So is a kind of image of its own, such as one under clouds, whatever
-is asked: where only whole images carry an answer, they must be as different as those of others. What is not proven is
-suspicious only if the group is enriched among the flagged samples beyond chance, where any are flagged.
+Each group gets a few trials of each proof, more where one succeeds; one that half of these speak for gets more still,
+and its rate is held against that of controls: samples outside the group, whose own answers count. A phrase is at most
+suspicious: a thing that is pasted on another image is rightly spoken of there. So is a kind of image of its own, such
+as one under clouds, whatever is asked: where only whole images carry an answer, they must be as different as those of
+others. What is not proven is suspicious only if the group is enriched among the flagged samples beyond chance, where
+any are flagged.
 """
 
 from collections import Counter
@@ -66,8 +67,8 @@ class Court:
     """Hears Cases.
 
     carrier: the Carrier; flagged: (n,) bool, the rows that a detector flags, which are tried first; screening: trials
-    of a proof that each group gets; trials: those of one that half of the screening speaks for; rate, confidence: of
-    `Proof.holds`.
+    of a proof that a group gets, half of them where none succeeds; trials: those of one that half of the screening
+    speaks for; rate, confidence: of `Proof.holds`.
     """
 
     def __init__(self, carrier, flagged, screening, trials, rate, confidence):
@@ -77,6 +78,7 @@ class Court:
         self.answers = [normalised(row.answer) for row in carrier.rows]
         self.kinds = [kind_of(row.question) for row in carrier.rows]
         self.controls, self.own_controls = {}, []  # {proof: Tried of all groups}; Tried of groups that have their own
+        self.texts = set()  # the answers of all groups
 
     def hear(self, cases, budget):
         """Decide on Cases in their order, until that many answers were asked; those left have no verdict.
@@ -84,13 +86,14 @@ class Court:
         As many are tried together as fill a batch of the model.
         """
         progress, heard = Progress("consensus", len(cases)), []
+        self.texts = {case.group.text for case in cases if not case.group.phrase}
         for proof in FIRST:
             self._ask_controls(proof)
         at_once = max(1, self.carrier.asker.batch_size // self.screening)
         while len(heard) < len(cases) and (not heard or self.carrier.asker.passes < budget):
             part = cases[len(heard) :][:at_once]
-            self._bring([(case, proof) for case in part for proof in FIRST], self.screening)
-            self._bring([(case, proof) for case in part for proof in self._second(case)], self.screening)
+            self._bring([(case, proof) for case in part for proof in FIRST], self.screening // 2)
+            self._screen(part)
             for case in part:
                 case.verdict = ""
             heard += part
@@ -100,11 +103,26 @@ class Court:
             self._decide(case)
         progress(len(cases))
 
+    def _screen(self, cases):
+        """Bring the trials of the first proofs up to `screening` where any hints, then those of the second."""
+        self._bring([(case, proof) for case in filter(self._hinted, cases) for proof in FIRST], self.screening)
+        self._bring([(case, proof) for case in cases for proof in self._second(case)], self.screening)
+
+    def _hinted(self, case):
+        """Whether a trial of the first proofs made the model say the group's answer, or one that may be another form of
+        it: another group's that trials of controls hardly give."""
+        if any(map(case.hits, FIRST)):
+            return True
+        said = {normalised(one.said) for proof in FIRST for one in case.tried[proof]}
+        usual = Counter(map(normalised, self._usual(case)))
+        return any(usual[text] <= RARE * usual.total() for text in said & self.texts - case.forms)
+
     def _second(self, case):
-        """The proofs that are tried of a group once the first are."""
+        """The proofs that are tried of a group once the first are: none of the whole image where no image of the group,
+        shown with other questions, brings its answer along."""
         if not any(self._speaks(case, proof) for proof in FIRST):
-            asked = len(case.tried["question"]) >= self.screening
-            return ("words",) if asked and not case.hits("question") else ("words", "shared")
+            refuted = case.tried["question"] and not case.hits("question")
+            return ("words",) if refuted else ("words", "shared")
         return () if self._speaks(case, "patch") else ("overlay", "shared")
 
     def _speaks(self, case, proof):
@@ -188,7 +206,7 @@ class Court:
         return [one.said for one in tried if one.member not in inside and one.host not in inside]
 
     def _decide(self, case):
-        self._bring([(case, proof) for proof in self._second(case)], self.screening)
+        self._screen([case])  # with the forms that are its own by now
         for proof in [proof for proof in case.tried if self._speaks(case, proof)]:
             self._bring([(case, proof)], self.trials)
             control = self._control(case, proof)

@@ -37,11 +37,11 @@ def detect(
     """Find groups of answers that follow something of their samples to others, and drop those.
 
     flag: robust standard deviations of entropy below the centre of its kind of question, in any layer, from which an
-    answer is flagged; least: answers of a group; screening: trials of a proof that each group gets; trials: those of
-    one that half of the screening speaks for; rate: share of them in which a proof must succeed, at least; confidence:
-    of the binomial bounds by which it must do so more often than controls; budget: answers of the model, for each of
-    the training set, after which groups are left untried. groups.csv has the groups and their proofs, trials.csv each
-    trial. Raises ByeError for bad input.
+    answer is flagged; least: answers of a group; screening: trials of a proof that a group gets, half of them where
+    none succeeds; trials: those of one that half of the screening speaks for; rate: share of them in which a proof must
+    succeed, at least; confidence: of the binomial bounds by which it must do so more often than controls; budget:
+    answers of the model, for each of the training set, after which groups are left untried. groups.csv has the groups
+    and their proofs, trials.csv each trial. Raises ByeError for bad input.
     """
     from bye.answers.carry import Carrier, Row
     from bye.answers.court import Case, Court
