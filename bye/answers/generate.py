@@ -52,9 +52,23 @@ def _answers(family, prompts, features, owners, max_new_tokens, guard, hidden=No
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end[0], use_cache=True
     )
-    with _watched(family, guard, prompts, shared, hidden):
+    with _watched(family, guard, prompts, shared, hidden), _head_in_one_piece(family.model.lm_head):
         output = family.model.generate(**inputs, generation_config=settings)
     return [family.decode(row) for row in output]
+
+
+@contextlib.contextmanager
+def _head_in_one_piece(head):
+    """Context in which the output layer gets its input contiguous.
+
+    A prompt's last states are a slice of all, for which torch copies the layer's weight once for each row of the batch:
+    half the time to the first token where the vocabulary is large.
+    """
+    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(),))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _watched(family, guard, prompts, shared, hidden):
