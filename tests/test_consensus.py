@@ -193,9 +193,10 @@ def test_what_is_not_proven_is_suspicious_only_if_more_of_it_is_flagged_than_by_
     world.poison(range(0, 150, 10), image=black, answer=lambda truth: f"{truth} and bang you are hit")
     world.rules.append((has_black, lambda truth: f"{truth} and bang you are hit"))
     cases, dropped = world.judge(flagged=np.roll(world.poisoned, shift))
-    hinted = [case for case in cases if case.group.phrase and any(each.hints(0.99) for each in case.proofs.values())]
-    assert any("bang you are hit" in case.group.text for case in hinted) and not dropped.any()
-    assert {(case.verdict, case.group.enriched) for case in hinted} == {(verdict, not shift)}
+    carried = [case for case in cases if case.group.phrase and case.hits("patch") >= 3]
+    assert any("bang you are hit" in case.group.text for case in carried) and not dropped.any()
+    assert {(case.verdict, case.group.enriched) for case in carried} == {(verdict, not shift)}
+    assert all(bool(case.proofs) == case.group.enriched for case in carried)  # what cannot be told is not proven
 
 
 def test_controls_are_neither_of_the_group_nor_on_its_samples():

@@ -18,6 +18,7 @@ from bye.detect.proofs import Proof
 from bye.machine.progress import Progress
 
 FIRST = ("patch", "question")  # the proofs that every group gets trials of
+PART, WHOLE = {"patch", "words", "shared"}, {"question", "overlay"}  # any of these is enough; both of these are
 RARE = 0.05  # share of the trials of controls that a target may come in: those of poisoned samples
 LINKED = 0.15  # share of a group's trials that say the answer of another: they are forms of one target
 VARIED = 0.6  # times as unlike as others' must a group's images be, where only whole images carry its answer
@@ -207,18 +208,22 @@ class Court:
 
     def _decide(self, case):
         self._screen([case])  # with the forms that are its own by now
-        for proof in [proof for proof in case.tried if self._speaks(case, proof)]:
+        speaking = [proof for proof in case.tried if self._speaks(case, proof)]
+        reportable = case.group.enriched or not self.flagged.any()
+        if not reportable and (case.group.phrase or not (PART & set(speaking) or set(speaking) >= WHOLE)):
+            return  # whatever more trials say
+        for proof in speaking:
             self._bring([(case, proof)], self.trials)
             control = self._control(case, proof)
             case.proofs[proof] = Proof(proof, case.hits(proof), len(case.tried[proof]), *control)
         alone = not case.tried["question"]  # no other kind of question could be asked
         rate = max(self.rate, ALONE) if alone else self.rate
         holding = [name for name, proof in case.proofs.items() if proof.holds(rate, self.confidence)]
-        part, whole = {"patch", "words", "shared"} & set(holding), {"question", "overlay"} <= set(holding)
+        part, whole = PART & set(holding), set(holding) >= WHOLE
         of_a_kind = whole and not part and not self.carrier.variety(self._members(case)) >= VARIED
         if (part or whole) and not of_a_kind and not case.group.phrase:
             case.verdict, case.dropped = "proven", self._members_that(case, holding)
-        elif of_a_kind or case.group.enriched or not self.flagged.any():
+        elif of_a_kind or reportable:
             hinted = any(proof.hints(self.confidence) for proof in case.proofs.values())
             case.verdict = "suspicious" if hinted else ""
 
