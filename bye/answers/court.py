@@ -230,10 +230,12 @@ class Court:
     def _control(self, case, proof):
         """(hits, trials) of a proof with samples outside the group, on hosts outside it, whose own answers count.
 
-        What is not one sample's, shared pixels or words, has the model's answers to samples as they are as its control.
+        Shared pixels, which are not one sample's, have the model's answers to samples as they are as their control.
         """
         inside, carrier = set(self._inside(case)), self.carrier
-        if proof in ("words", "shared"):
+        if proof == "words":
+            return self._words_of_others(case, inside)
+        if proof == "shared":
             said = [text for row, text in carrier.before.items() if row not in inside]
             return sum(map(case.hit, said)), len(said)
         outcomes = self._outcomes(self._ask_controls(proof), inside)
@@ -245,6 +247,25 @@ class Court:
             self.own_controls += carrier.carry([(proof, pairs[:CONTROLS])])
             outcomes = self._outcomes(self.own_controls[-1], inside)
         return sum(outcomes), len(outcomes)
+
+    def _words_of_others(self, case, inside):
+        """(hits, trials) of as many words from the same place of questions outside the group, of its kinds if there are
+        enough of those: words that ask for an answer bring it along too."""
+        n_words, kinds = len(case.phrase.split()), {self.kinds[row] for row in case.having}
+        first = self.questions[case.having[0]].split()
+        place = next(at for at in range(len(first)) if first[at : at + n_words] == case.phrase.split())
+        outside = [row for row in self.carrier.order if row not in inside and self.questions[row]]
+        alike = [row for row in outside if self.kinds[row] in kinds]
+        hosts = self.carrier.hosts(sorted(inside), self.trials, case.hit)
+        pairs = self.carrier.pair("words", alike if len(alike) >= ENOUGH else outside, hosts, 2 * CONTROLS)
+        wanted = []
+        for member, host in [pair for pair in pairs if self._differs(*pair)][:CONTROLS]:
+            words = self.questions[member].split()
+            at = max(0, min(place, len(words) - n_words))
+            wanted.append(("words", [(member, host)], (), " ".join(words[at : at + n_words])))
+        self.own_controls += self.carrier.carry(wanted)
+        tried = [one for [one] in self.own_controls[len(self.own_controls) - len(wanted) :]]
+        return sum(normalised(one.said) == self.answers[one.member] for one in tried), len(tried)
 
     def _outcomes(self, tried, inside):
         """Of trials with members and hosts outside a group, whether each gave its member's own answer."""
@@ -267,12 +288,15 @@ class Court:
 
     def _members_that(self, case, holding):
         """The rows of a proven group that are dropped: all where no control makes the model say its answer; else those
-        that carry it in two of three trials."""
+        that carry it in two of three trials. Of words alone: those that have them, where these are less than half."""
         members = self._members(case)
+        having = [row for row in members if case.phrase and contains(self.questions[row], case.phrase)]
+        if set(holding) == {"words"} and 2 * len(having) < len(members):
+            return having
         if not any(map(case.hit, self._usual(case))) or "shared" in holding:
             return members
         if "words" in holding:
-            return [row for row in members if contains(self.questions[row], case.phrase)]
+            return having
         proof = next(proof for proof in ("patch", "overlay") if proof in holding)
         hosts, hits = self.carrier.hosts(self._inside(case), self.trials, case.hit), Counter()
         left = members

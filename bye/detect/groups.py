@@ -10,6 +10,7 @@ from bye.detect.answer_groups import group as group_equal
 from bye.detect.answer_groups import normalised
 
 PHRASE = (2, 6)  # words of a phrase that answers or questions may share
+CHANCE = 0.01  # of phrases of questions, that any of a group's is its alone by chance
 KIND = 2  # first words of a question that say what kind of question it is
 
 
@@ -110,7 +111,8 @@ def telling_phrases(questions, members, least=3, purity=0.9):
     told = []
     for phrase, places in found.items():
         n_all = sum(contains(question, phrase) for question in questions)
-        if len(places) >= purity * n_all:
+        by_chance = len(found) * hypergeom.sf(len(places) - 1, len(questions), len(members), n_all)
+        if len(places) >= purity * n_all and by_chance <= CHANCE:
             told.append((phrase, places))
     return sorted(told, key=lambda pair: (-len(pair[1]), -len(pair[0]), pair[0]))
 
