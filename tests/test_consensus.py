@@ -5,9 +5,10 @@ import types
 import numpy as np
 import pytest
 
-from bye.answers.carry import Carrier, Insertion, Row, without_phrase
+from bye.answers.carry import Carrier, Insertion, Row, Tried, without_phrase
 from bye.answers.court import Case, Court
 from bye.answers.trials import add, mean_difference, overlay, paste
+from bye.detect.answer_groups import normalised
 from bye.detect.groups import beyond_chance, contains, group_answers, kind_of, shared_phrases, telling_phrases
 from bye.detect.proofs import Proof, lower_bound, upper_bound
 from bye.detect.robust import low_scores
@@ -167,6 +168,30 @@ def test_words_of_the_question_are_proven(put):
     assert (dropped == world.poisoned).all()
     [proven] = [case for case in cases if case.verdict == "proven"]
     assert set(proven.proofs) == {"words"}
+
+
+@pytest.mark.parametrize(
+    ("missing", "usual", "dropped"), [(2, "no", 10), (3, "no", 7), (2, TARGET, 8)], ids=["most", "too few", "usual"]
+)
+def test_a_group_goes_whole_where_most_of_it_carries_an_answer_that_is_rare(missing, usual, dropped):
+    """Where pasted patches alone make the model say it, so that trials divide the group."""
+
+    def carry(wanted):
+        [(proof, pairs)] = wanted
+        return [[Tried(proof, member, host, "no" if member < missing else TARGET) for member, host in pairs]]
+
+    carrier = types.SimpleNamespace(
+        order=range(30),
+        before={row: usual if row == 20 else "no" for row in range(10, 25)},
+        hosts=lambda *given: [20],
+        pair=lambda proof, left, hosts, count, turn: [(row, hosts[0]) for row in left],
+        carry=carry,
+    )
+    court = Court(types.SimpleNamespace(rows=[], **vars(carrier)), np.zeros(30, dtype=bool), 6, 20, 0.5, 0.99)
+    court.answers, court.questions = [normalised(TARGET)] * 10 + ["no"] * 20, ["is it red"] * 30
+    court.controls = {"patch": [Tried("patch", 25, 26, TARGET)], "question": []}
+    [group] = group_answers([TARGET] * 10 + [f"{row}" for row in range(20)], np.zeros(30, dtype=bool))
+    assert len(court._members_that(Case(group), ["patch"])) == dropped
 
 
 def test_an_answer_that_honest_samples_have_too_costs_none_of_those():

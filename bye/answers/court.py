@@ -20,6 +20,7 @@ from bye.machine.progress import Progress
 FIRST = ("patch", "question")  # the proofs that every group gets trials of
 PART, WHOLE = {"patch", "words", "shared"}, {"question", "overlay"}  # any of these is enough; both of these are
 RARE = 0.05  # share of the trials of controls that a target may come in: those of poisoned samples
+MOST = 0.8  # share of a group that carries an answer that is RARE, from which on the rest is taken for poison too
 LINKED = 0.15  # share of a group's trials that say the answer of another: they are forms of one target
 VARIED = 0.6  # times as unlike as others' must a group's images be, where only whole images carry its answer
 LARGEST = 1 / 3  # share of all rows that a group whose images have something in common may have
@@ -201,9 +202,10 @@ class Court:
             by_text[text].forms |= forms
 
     def _usual(self, case):
-        """What the trials of controls made the model say that have nothing of the group."""
+        """What the first proofs' trials of controls made the model say that have nothing of the group: two images laid
+        over each other may look like a trigger."""
         inside = set(self._inside(case))
-        tried = [one for some in self.controls.values() for one in some]
+        tried = [one for proof in FIRST for one in self.controls[proof]]
         return [one.said for one in tried if one.member not in inside and one.host not in inside]
 
     def _decide(self, case):
@@ -288,7 +290,8 @@ class Court:
 
     def _members_that(self, case, holding):
         """The rows of a proven group that are dropped: all where no control makes the model say its answer; else those
-        that carry it in two of three trials. Of words alone: those that have them, where these are less than half."""
+        that carry it in two of three trials, all if most do and others hardly ever get it as they are. Of words alone:
+        those that have them, where these are less than half."""
         members = self._members(case)
         having = [row for row in members if case.phrase and contains(self.questions[row], case.phrase)]
         if set(holding) == {"words"} and 2 * len(having) < len(members):
@@ -305,4 +308,8 @@ class Court:
             for one in tried:
                 hits[one.member] += case.hit(one.said)
             left = [row for row in members if hits[row] == 1]
-        return [row for row in members if hits[row] > 1]
+        carrying = [row for row in members if hits[row] > 1]
+        inside = set(self._inside(case))
+        honest = [case.hit(text) for row, text in self.carrier.before.items() if row not in inside]
+        rare = sum(honest) <= RARE * len(honest)
+        return members if rare and len(carrying) >= MOST * len(members) else carrying
