@@ -158,9 +158,10 @@ def test_a_trigger_all_over_the_image_is_proven(questions):
     assert "shared" in proven.proofs
 
 
+@pytest.mark.parametrize("questions", [("What colour is it?", "Is it red?", "Is it blue?"), CAPTIONS])
 @pytest.mark.parametrize("put", ["Hello! {}", "When you look at it, {}", "{} Please!"])
-def test_words_of_the_question_are_proven(put):
-    world = World()
+def test_words_of_the_question_are_proven(put, questions):
+    world = World(questions=questions)
     world.poison(range(0, 300, 20), question=put.format)
     phrase = put.replace("{}", "").strip()
     world.rules.append((lambda pixels, question: phrase.lower() in question.lower(), TARGET))
@@ -281,6 +282,13 @@ def test_groups_are_of_equal_answers_and_the_flagged_come_first():
     assert [group.enriched for group in groups] == [True, False]
 
 
+def test_the_enriched_groups_come_first_and_then_the_largest():
+    answers = ["many"] * 20 + ["some"] * 10 + ["few"] * 5 + [f"{number}" for number in range(100)]
+    flagged = np.zeros(135, dtype=bool)
+    flagged[30:34] = True
+    assert [group.text for group in group_answers(answers, flagged)] == ["few", "many", "some"]
+
+
 def test_what_is_enriched_is_told_of_all_groups_also_those_that_are_left_out():
     """A phrase whose p-value is below one in twenty, but not below that over the number of all phrases."""
     answers = [f"{word} one two {word}" for word in "abcdefghij" for _ in range(4)]
@@ -288,8 +296,9 @@ def test_what_is_enriched_is_told_of_all_groups_also_those_that_are_left_out():
     flagged = np.zeros(40, dtype=bool)
     flagged[[0, 1, 2, 10, 20, 30]] = True
     for phrases in (12, 1):
-        first = group_answers(answers, flagged, phrases=phrases)[0]
-        assert first.text == "a one two a" and first.p_value < 0.05 and not first.enriched
+        assert not any(group.enriched for group in group_answers(answers, flagged, phrases=phrases))
+    [least] = [group for group in group_answers(answers, flagged) if group.text == "a one two a"]
+    assert least.p_value < 0.05
     flagged[[10, 20, 30]] = False
     assert group_answers(answers, flagged, phrases=1)[0].enriched
 

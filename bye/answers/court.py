@@ -171,16 +171,16 @@ class Court:
         One can where the questions, without it, are such as others ask, and do not get the group's answer: where it is
         not the question itself.
         """
-        found = telling_phrases(self.questions, case.group.members)
-        if not found:
-            return []
-        case.phrase = found[0][0]
-        rows = [row for row in self._members(case) if contains(self.questions[row], case.phrase)]
         inside = set(self._inside(case))
         asked = {kind for number, kind in enumerate(self.kinds) if number not in inside}
-        left = [row for row in rows if kind_of(without_phrase(case.phrase, self.carrier.rows[row].question)) in asked]
-        if 2 * len(left) < len(rows):
+        for phrase in _with_parts(telling_phrases(self.questions, case.group.members)):
+            rows = [row for row in self._members(case) if contains(self.questions[row], phrase)]
+            left = [row for row in rows if kind_of(without_phrase(phrase, self.carrier.rows[row].question)) in asked]
+            if 2 * len(left) >= len(rows) > 0.9 * sum(contains(question, phrase) for question in self.questions):
+                break
+        else:
             return []
+        case.phrase = phrase
         said = self.carrier.ask_without(case.phrase, left[: self.screening])
         return left if 2 * sum(map(case.hit, said)) < len(said) else []
 
@@ -313,3 +313,13 @@ class Court:
         honest = [case.hit(text) for row, text in self.carrier.before.items() if row not in inside]
         rare = sum(honest) <= RARE * len(honest)
         return members if rare and len(carrying) >= MOST * len(members) else carrying
+
+
+def _with_parts(phrases, most=3):
+    """The first `most` of pairs (phrase, places), each followed by its parts, the longest first: where all questions
+    are alike, a phrase that all of a group have goes on into what others ask too."""
+    for phrase, _ in phrases[:most]:
+        words = phrase.split()
+        for length in range(len(words), 0, -1):
+            for start in range(len(words) - length + 1):
+                yield " ".join(words[start : start + length])

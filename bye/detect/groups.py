@@ -43,7 +43,7 @@ def kind_of(question):
 
 
 def group_answers(answers, flagged, least=3, phrases=12):
-    """Return the Groups of answers, those enriched among the flagged ones first.
+    """Return the Groups of answers, those enriched among the flagged ones first, then the largest.
 
     answers: n texts; flagged: (n,) bool; least: answers of a group; phrases: how many groups that share a phrase and
     are no group of equal answers, the most enriched and then the largest. Which are enriched beyond chance is found
@@ -59,6 +59,7 @@ def group_answers(answers, flagged, least=3, phrases=12):
     found = sorted(groups + shared, key=lambda group: (group.p_value, -len(group.members), group.text))
     enriched = beyond_chance([group.p_value for group in found]).tolist()
     found = [replace(group, enriched=beyond) for group, beyond in zip(found, enriched, strict=True)]
+    found.sort(key=lambda group: (not group.enriched, group.p_value if group.enriched else 0, -len(group.members)))
     kept = {group.text for group in [group for group in found if group.phrase][:phrases]}
     return [group for group in found if not group.phrase or group.text in kept]
 
