@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from bye.answers.carry import without_phrase
 from bye.detect.answer_groups import normalised
-from bye.detect.groups import contains, kind_of, telling_phrases
+from bye.detect.groups import PURE, contains, kind_of, telling_phrases
 from bye.detect.proofs import Proof
 from bye.machine.progress import Progress
 
@@ -176,7 +176,8 @@ class Court:
         for phrase in _with_parts(telling_phrases(self.questions, case.group.members)):
             rows = [row for row in self._members(case) if contains(self.questions[row], phrase)]
             left = [row for row in rows if kind_of(without_phrase(phrase, self.carrier.rows[row].question)) in asked]
-            if 2 * len(left) >= len(rows) > 0.9 * sum(contains(question, phrase) for question in self.questions):
+            having = sum(contains(question, phrase) for question in self.questions)
+            if 2 * len(left) >= len(rows) >= PURE * having:
                 break
         else:
             return []

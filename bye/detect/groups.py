@@ -10,6 +10,7 @@ from bye.detect.answer_groups import group as group_equal
 from bye.detect.answer_groups import normalised
 
 PHRASE = (2, 6)  # words of a phrase that answers or questions may share
+PURE = 0.9  # share of the questions with a phrase that must be a group's, for the phrase to tell it
 CHANCE = 0.01  # of phrases of questions, that any of a group's is its alone by chance
 KIND = 2  # first words of a question that say what kind of question it is
 
@@ -89,7 +90,7 @@ def shared_phrases(texts, least):
     return {phrase: sorted(places) for phrase, places in found.items() if longer[phrase] < 0.9 * len(places)}
 
 
-def telling_phrases(questions, members, least=3, purity=0.9):
+def telling_phrases(questions, members, least=3, purity=PURE):
     """Return the phrases of questions that a group's have and others hardly have: [(phrase, places), ...], best first.
 
     questions: n texts, `normalised`; members: (m,) int, the group's; places: of the members whose questions have it;
