@@ -173,11 +173,13 @@ class Court:
         """
         inside = set(self._inside(case))
         asked = {kind for number, kind in enumerate(self.kinds) if number not in inside}
+        members = self._members(case)
         for phrase in _with_parts(telling_phrases(self.questions, case.group.members)):
-            rows = [row for row in self._members(case) if contains(self.questions[row], phrase)]
+            rows = [row for row in members if contains(self.questions[row], phrase)]
             left = [row for row in rows if kind_of(without_phrase(phrase, self.carrier.rows[row].question)) in asked]
-            having = sum(contains(question, phrase) for question in self.questions)
-            if 2 * len(left) >= len(rows) >= PURE * having:
+            if 2 * len(left) < len(rows):
+                continue
+            if len(rows) >= PURE * sum(contains(question, phrase) for question in self.questions):
                 break
         else:
             return []
@@ -266,8 +268,8 @@ class Court:
             words = self.questions[member].split()
             at = max(0, min(place, len(words) - n_words))
             wanted.append(("words", [(member, host)], (), " ".join(words[at : at + n_words])))
-        self.own_controls += self.carrier.carry(wanted)
-        tried = [one for [one] in self.own_controls[len(self.own_controls) - len(wanted) :]]
+        tried = [one for [one] in self.carrier.carry(wanted)]
+        self.own_controls.append(tried)
         return sum(normalised(one.said) == self.answers[one.member] for one in tried), len(tried)
 
     def _outcomes(self, tried, inside):

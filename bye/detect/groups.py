@@ -57,12 +57,18 @@ def group_answers(answers, flagged, least=3, phrases=12):
     shared = [_group(text, {text}, True, members, flagged) for text, members in phrased.items()]
     taken = [set(group.members) for group in groups]
     shared = [group for group in shared if not any(len(set(group.members) - one) < least for one in taken)]
-    found = sorted(groups + shared, key=lambda group: (group.p_value, -len(group.members), group.text))
+    found = groups + shared
     enriched = beyond_chance([group.p_value for group in found]).tolist()
     found = [replace(group, enriched=beyond) for group, beyond in zip(found, enriched, strict=True)]
-    found.sort(key=lambda group: (not group.enriched, group.p_value if group.enriched else 0, -len(group.members)))
+    found.sort(key=_order)
     kept = {group.text for group in [group for group in found if group.phrase][:phrases]}
     return [group for group in found if not group.phrase or group.text in kept]
+
+
+def _order(group):
+    """The enriched ones by how much so, the others by size."""
+    size = -len(group.members)
+    return not group.enriched, *((group.p_value, size) if group.enriched else (size, group.p_value)), group.text
 
 
 def _group(text, forms, phrase, members, flagged):

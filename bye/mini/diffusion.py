@@ -44,11 +44,12 @@ def train_diffusion(out, seed=0, threads=None, images=12000, steps=2500, batch=1
     unet = UNet2DModel(**UNET)
     scheduler = DDIMScheduler(TRAINING_STEPS, beta_schedule="squaredcos_cap_v2")
 
-    def loss_of():
+    def loss_of(step):
         chosen = torch.from_numpy(scenes[rng.integers(len(scenes), size=batch)]).permute(0, 3, 1, 2) / 127.5 - 1
         noise = torch.randn(chosen.shape)
         times = torch.randint(TRAINING_STEPS, (batch,))
-        return F.mse_loss(unet(scheduler.add_noise(chosen, noise, times), times).sample, noise)
+        loss = F.mse_loss(unet(scheduler.add_noise(chosen, noise, times), times).sample, noise)
+        return loss, loss
 
     fit("diffusion", unet, loss_of, steps, lr, weight_decay=0.01)
     with replacing_folder(out) as folder:

@@ -53,10 +53,11 @@ def train_mae(out, seed=0, threads=None, images=12000, steps=3000, batch=32, lr=
     for places in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
         places.data.copy_(positions(places.shape[-1], IMAGE_SIZE // PATCH))  # transformers leaves them at zero
 
-    def loss_of():
+    def loss_of(step):
         chosen = torch.from_numpy(scenes[rng.integers(len(scenes), size=batch)]).permute(0, 3, 1, 2) / 127.5 - 1
         model.config.mask_ratio = rng.uniform(*MASKED)
-        return model(chosen).loss
+        loss = model(chosen).loss
+        return loss, loss
 
     fit("mae", model, loss_of, steps, lr, weight_decay=0.05, betas=(0.9, 0.95))
     model.config.mask_ratio = MASKED[1]

@@ -6,7 +6,6 @@ the residual has a given size, and costs more where the image is smooth and wher
 """
 
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from bye.attacks.images import rounded
 from bye.attacks.steganography import BITS, CELLS, PEAK, SECRET, SIZE, hidden, stretched
 from bye.files import replacing_folder
+from bye.mini.fit import fit
 from bye.mini.pool import draw_pool
 from bye.registry import find
 
@@ -139,11 +139,8 @@ def train_encoder(out, seed=0, threads=None, images=4000, steps=1000, batch=24, 
     for layer in (*encoder.modules(), *decoder.modules()):
         if isinstance(layer, nn.Conv2d):  # by the usual draw the bits, which come from the bottom, would fade
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    parameters = [*encoder.parameters(), *decoder.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    started, running = time.time(), None
-    for step in range(1, steps + 1):
+
+    def loss_of(step):
         chosen = as_tensor(scenes[rng.integers(images, size=batch)])
         bits = torch.from_numpy(rng.integers(0, 2, size=(batch // 2, BITS)).astype(np.float32)).repeat(2, 1)
         loudness = max(1, LOUD - (LOUD - 1) * step / (SETTLED * steps))
@@ -152,16 +149,9 @@ def train_encoder(out, seed=0, threads=None, images=4000, steps=1000, batch=24, 
         shown = shown + torch.randn(chosen.shape) / 127.5  # of rounding, and more
         told = F.binary_cross_entropy_with_logits(decoder(shown), bits)
         cost = SMOOTHNESS * smooth_cost(residual, chosen) + SAMENESS * sameness(residual)
-        loss = told + max(0, step / steps - SETTLED) / (1 - SETTLED) * cost
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        running = told.item() if running is None else 0.98 * running + 0.02 * told.item()
-        if step % 100 == 0 or step == steps:
-            seconds = time.time() - started
-            print(f"issba {step}/{steps} loss {running:.4f} {seconds:.0f} s", file=sys.stderr, flush=True)
+        return told + max(0, step / steps - SETTLED) / (1 - SETTLED) * cost, told
+
+    fit("issba", nn.ModuleList([encoder, decoder]), loss_of, steps, lr, rise=0.1, weight_decay=0.01)
     with replacing_folder(out) as folder:
         _save(encoder, decoder, folder / FILE)
     accuracy, loss = measured(Path(out) / FILE, drawn[images:])

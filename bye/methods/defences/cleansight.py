@@ -67,9 +67,9 @@ def guard(
 class CleanSight(Guard):
     """The guard; `judge` is a function from ratios (B, F) of a batch, float64, to which are caught, (B,) bool.
 
-    usual: (F,) float64, attention that a token of a clean sample may have in each head, or None. family: the loaded
-    model; the others as in `guard`. In the end of a batch that was begun, ratios: (B, F); peaks: (B, F), the attention
-    of the most attended image token in each head.
+    usual: (G,) float64, attention that a token of a clean sample may have in each head of the layers in which tokens
+    are chosen, or None. family: the loaded model; the others as in `guard`. In the end of a batch that was begun,
+    ratios: (B, F); peaks: (B, G), the attention of the most attended image token in each of these heads.
     """
 
     judge = usual = None  # until it has learned, it catches nothing
@@ -94,11 +94,11 @@ class CleanSight(Guard):
         self.seen, self.high, self.standing = [], [], torch.zeros_like(self.on_image)
 
     def see(self, layer, row, roles):
-        image = row * self.on_image[:, None]  # (B, H, N)
-        if self.again or layer == self.last:
-            self.standing |= (image > self._cut(image)).any(dim=1)
         self.seen.append(attention_ratios(row, self.on_image, self.on_text))
-        self.high.append(image.amax(dim=2))
+        if self.again or layer == self.last:
+            image = row * self.on_image[:, None]  # (B, H, N)
+            self.standing |= (image > self._cut(image)).any(dim=1)
+            self.high.append(image.amax(dim=2))
         if layer < self.last:
             return None
         self.ratios, self.peaks = (torch.cat(rows, dim=1).double().cpu().numpy() for rows in (self.seen, self.high))
@@ -113,7 +113,7 @@ class CleanSight(Guard):
         if self.usual is None:
             return tau
         n_heads = image.shape[1]
-        usual = self.usual[len(self.seen) * n_heads :][:n_heads]  # the layers come in order, all with as many heads
+        usual = self.usual[len(self.high) * n_heads :][:n_heads]  # the layers come in order, all with as many heads
         return torch.maximum(tau, torch.from_numpy(usual).to(image)[:, None])
 
 
@@ -124,7 +124,7 @@ def attention_ratios(row, on_image, on_text):
 
 
 def clean_features(watcher, family, reference):
-    """The `ratios` and `peaks` of clean samples, (n, F) each, in file order, as a CleanSight sees them."""
+    """The `ratios` and `peaks` of clean samples, (n, F) and (n, G), in file order, as a CleanSight sees them."""
     work, found = Workload(family, reference.as_reference("CleanSight"), reference.images), {}
     for batch in work.batches(work.prompts(), AT_ONCE):
         generate(family, batch.prompts, work.features(batch.images), batch.owners, 1, watcher)
