@@ -186,7 +186,7 @@ GROUPS = columns(
     ("question_controls", "text", "as above"),
     ("overlay", "text", "its image laid over another at half weight; as above"),
     ("overlay_controls", "text", "as above"),
-    ("shared", "text", "what the group's images have in common added to another image; as above"),
+    ("shared", "text", "what the group's images have in common added to another image, twice; as above"),
     ("shared_controls", "text", "of this and the next: samples as they are"),
     ("words", "text", "words of its questions put to another question; as above"),
     ("words_controls", "text", "as above"),

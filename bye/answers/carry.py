@@ -14,6 +14,7 @@ import numpy as np
 from bye.answers.trials import Trial, add, mean_difference, overlay, paste, spread
 
 PICTURES = 64  # of a group and of others, that mean images are made of
+TWICE = 2  # what images have in common is added so often: part of it is filtered out, and the host keeps its contrast
 AT_ONCE = 16  # hosts that are looked at together
 MORE_TOKENS = 4  # than the longest answer that is looked for
 
@@ -137,7 +138,8 @@ class Carrier:
         pairs: (member, host); members: of the group, all; phrase: that is moved; these two are needed for `shared` and
         for `words`. The proofs: `question`, the member's image is asked the host's question; `patch`, what is attended
         to most in it is pasted on the host's image; `overlay`, it is laid over that at half weight; `shared`, what the
-        members' images have in common is added to it; `words`, words of the member's question are put to the host's.
+        members' images have in common is added to it, twice; `words`, words of the member's question are put to the
+        host's.
         """
         trials = [trial for one in wanted for trial in self._trials(*one)]
         pairs = [(proof, *pair) for proof, pairs, *_ in wanted for pair in pairs]
@@ -162,7 +164,7 @@ class Carrier:
             elif proof == "overlay":
                 image = overlay(self._pixels(member), self._pixels(host))
             else:
-                image = add(shared, self._pixels(host))
+                image = add(TWICE * shared, self._pixels(host))
             trials.append(self._trial(image, host))
         return trials
 
