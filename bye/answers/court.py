@@ -310,7 +310,7 @@ class Court:
             [tried] = self.carrier.carry([(proof, self.carrier.pair(proof, left, hosts, len(left), turn))])
             for one in tried:
                 hits[one.member] += case.hit(one.said)
-            left = [row for row in members if hits[row] == 1]
+            left = [row for row in members if hits[row] < 2 <= hits[row] + 2 - turn]  # those undecided
         carrying = [row for row in members if hits[row] > 1]
         inside = set(self._inside(case))
         honest = [case.hit(text) for row, text in self.carrier.before.items() if row not in inside]
