@@ -175,17 +175,18 @@ def test_words_of_the_question_are_proven(put, questions):
     ("missing", "usual", "dropped"), [(2, "no", 10), (3, "no", 7), (2, TARGET, 8)], ids=["most", "too few", "usual"]
 )
 def test_a_group_goes_whole_where_most_of_it_carries_an_answer_that_is_rare(missing, usual, dropped):
-    """Where pasted patches alone make the model say it, so that trials divide the group."""
+    """Where pasted patches alone make the model say it, so that trials divide the group; one member misses its first."""
 
     def carry(wanted):
         [(proof, pairs)] = wanted
-        return [[Tried(proof, member, host, "no" if member < missing else TARGET) for member, host in pairs]]
+        missed = [member < missing or (member, host) == (9, 20) for member, host in pairs]
+        return [[Tried(proof, *pair, "no" if miss else TARGET) for pair, miss in zip(pairs, missed, strict=True)]]
 
     carrier = types.SimpleNamespace(
         order=range(30),
         before={row: usual if row == 20 else "no" for row in range(10, 25)},
-        hosts=lambda *given: [20],
-        pair=lambda proof, left, hosts, count, turn: [(row, hosts[0]) for row in left],
+        hosts=lambda *given: [20, 21, 22],
+        pair=lambda proof, left, hosts, count, turn: [(row, hosts[turn]) for row in left],
         carry=carry,
     )
     court = Court(types.SimpleNamespace(rows=[], **vars(carrier)), np.zeros(30, dtype=bool), 6, 20, 0.5, 0.99)
