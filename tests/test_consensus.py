@@ -175,7 +175,7 @@ def test_words_of_the_question_are_proven(put, questions):
     ("missing", "usual", "dropped"), [(2, "no", 10), (3, "no", 7), (2, TARGET, 8)], ids=["most", "too few", "usual"]
 )
 def test_a_group_goes_whole_where_most_of_it_carries_an_answer_that_is_rare(missing, usual, dropped):
-    """Where pasted patches alone make the model say it, so that trials divide the group; one member misses its first."""
+    """Where pasted patches alone make the model say it, so that trials divide the group; one misses its first."""
 
     def carry(wanted):
         [(proof, pairs)] = wanted
