@@ -85,13 +85,13 @@ class Court:
     def hear(self, cases, budget):
         """Decide on Cases in their order, until that many answers were asked; those left have no verdict.
 
-        As many are tried together as fill a batch of the model.
+        As many are tried together as fill two batches of the model.
         """
         progress, heard = Progress("consensus", len(cases)), []
         self.texts = {case.group.text for case in cases if not case.group.phrase}
         for proof in FIRST:
             self._ask_controls(proof)
-        at_once = max(1, self.carrier.asker.batch_size // self.screening)
+        at_once = max(1, 2 * self.carrier.asker.batch_size // self.screening)
         while len(heard) < len(cases) and (not heard or self.carrier.asker.passes < budget):
             part = cases[len(heard) :][:at_once]
             self._bring([(case, proof) for case in part for proof in FIRST], self.screening // 2)
@@ -106,9 +106,12 @@ class Court:
         progress(len(cases))
 
     def _screen(self, cases):
-        """Bring the trials of the first proofs up to `screening` where any hints, then those of the second."""
+        """Bring the trials of the first proofs up to `screening` where any hints, then those of the second, half of
+        them where none succeeds."""
         self._bring([(case, proof) for case in filter(self._hinted, cases) for proof in FIRST], self.screening)
-        self._bring([(case, proof) for case in cases for proof in self._second(case)], self.screening)
+        second = [(case, proof) for case in cases for proof in self._second(case)]
+        self._bring(second, self.screening // 2)
+        self._bring([pair for pair in second if pair[0].hits(pair[1])], self.screening)
 
     def _hinted(self, case):
         """Whether a trial of the first proofs made the model say the group's answer, or one that may be another form of
@@ -215,10 +218,11 @@ class Court:
         self._screen([case])  # with the forms that are its own by now
         speaking = [proof for proof in case.tried if self._speaks(case, proof)]
         reportable = case.group.enriched or not self.flagged.any()
-        if not reportable and (case.group.phrase or not (PART & set(speaking) or set(speaking) >= WHOLE)):
+        provable = not case.group.phrase and (PART & set(speaking) or set(speaking) >= WHOLE)
+        if not provable and not reportable:
             return  # whatever more trials say
         for proof in speaking:
-            self._bring([(case, proof)], self.trials)
+            self._bring([(case, proof)], self.trials if provable else self.screening)
             control = self._control(case, proof)
             case.proofs[proof] = Proof(proof, case.hits(proof), len(case.tried[proof]), *control)
         alone = not case.tried["question"]  # no other kind of question could be asked
