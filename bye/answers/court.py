@@ -1,11 +1,11 @@
 """Trials of groups of answers: which of them follow something of their samples to others.
 
-Each group gets a few trials of each proof, more where one succeeds; one that half of these speak for gets more still,
-and its rate is held against that of controls: samples outside the group, whose own answers count. A phrase is at most
-suspicious: a thing that is pasted on another image is rightly spoken of there. So is a kind of image of its own, such
-as one under clouds, whatever is asked: where only whole images carry an answer, they must be as different as those of
-others. What is not proven is suspicious only if the group is enriched among the flagged samples beyond chance, where
-any are flagged.
+Each group gets a few trials of each proof, more where one succeeds; one that half of these speak for gets more still if
+the group could be dropped by it, and its rate is held against that of controls: samples outside the group, whose own
+answers count. A phrase is at most suspicious: a thing that is pasted on another image is rightly spoken of there. So is
+a kind of image of its own, such as one under clouds, whatever is asked: where only whole images carry an answer, they
+must be as different as those of others. What is not proven is suspicious only if the group is enriched among the
+flagged samples beyond chance, where any are flagged.
 """
 
 from collections import Counter
@@ -70,7 +70,7 @@ class Court:
 
     carrier: the Carrier; flagged: (n,) bool, the rows that a detector flags, which are tried first; screening: trials
     of a proof that a group gets, half of them where none succeeds; trials: those of one that half of the screening
-    speaks for; rate, confidence: of `Proof.holds`.
+    speaks for, of what it could be dropped by; rate, confidence: of `Proof.holds`.
     """
 
     def __init__(self, carrier, flagged, screening, trials, rate, confidence):
