@@ -177,14 +177,18 @@ def examples(tmp_path):
     return tmp_path / "maps.npz", tmp_path / "train.json", tmp_path, tmp_path / "labels.parquet"
 
 
-def test_maps_over_the_layers_clean_above_poisoned(tmp_path, examples, drawn):
+def test_maps_over_the_layers_clean_above_poisoned(tmp_path, examples, drawn, monkeypatch):
     for name in ("figure2.png", "figure2.pdf"):
         maps_figure([("badnet", *examples)], tmp_path / name)
     half = len(drawn) // 2
-    assert drawn[:half] == ["4.39 nats"] * 3 + ["2.71 nats"] * 3 + ["4.39 nats", "0.00 nats", "4.39 nats"] * 2 + [
-        "image"
-    ] + [f"layer {layer}" for layer in range(3)]
+    first = [text for layer in range(3) for text in ("4.39 nats", f"layer {layer}")]
+    assert drawn[:half] == ["image", *first, *["2.71 nats"] * 3, *["4.39 nats", "0.00 nats", "4.39 nats"] * 2]
     assert Image.open(tmp_path / "figure2.png").size[0] > 600
+    drawn.clear()
+    monkeypatch.setattr("bye.report.figures.LAYERS", 2)  # the third goes below, beside an empty place
+    maps_figure([("badnet", *examples)], tmp_path / "blocks.png")
+    below = ["image", "4.39 nats", "layer 2", "2.71 nats", "4.39 nats", "4.39 nats"]
+    assert drawn == ["image", *first[:4], *["2.71 nats"] * 2, *["4.39 nats", "0.00 nats"] * 2, *below]
 
 
 def test_triggers_are_shown_in_their_sharpest_layer(tmp_path, examples, drawn):

@@ -26,6 +26,7 @@ HIGH, LOW, INK = "#0072B2", "#D55E00", "#333333"  # clean or kept; poisoned or f
 SERIES = ("#999999", "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#CC79A7")
 BINS = 50
 DESIGNS = 7  # triggers in a row
+LAYERS = 10  # attention maps in a row
 LINE, LINES = 24, 7  # characters of a line of a question, lines of it
 
 
@@ -182,6 +183,8 @@ def poison_rate_figure(table, out):
 def maps_figure(attacks, out):
     """Draw attention maps over the layers, clean above poisoned, on the samples' own images (Fig. 2).
 
+    More layers than LAYERS go on in further blocks of rows.
+
     Parameters
     ----------
     attacks : list of (name, maps, samples, images, labels): the npz file of `bye.extraction.maps.example_maps`, the
@@ -190,19 +193,27 @@ def maps_figure(attacks, out):
     """
     rows = [(name, example) for name, *files in attacks for example in _examples(*files)]
     layers = rows[0][1].maps.shape[0]
-    with new_figure(out, (0.4 + 1.45 * (layers + 1), 0.3 + 1.55 * len(rows))) as figure:
-        grid = figure.subplots(len(rows), layers + 1, squeeze=False)
-        for axes_row, (name, example) in zip(grid, rows, strict=True):
+    across = min(layers, LAYERS)
+    blocks = -(-layers // across)
+    with new_figure(out, (0.4 + 1.45 * (across + 1), 0.3 + 1.55 * len(rows) * blocks)) as figure:
+        grid = figure.subplots(blocks * len(rows), across + 1, squeeze=False)
+        for number, axes_row in enumerate(grid):
+            block, place = divmod(number, len(rows))
+            name, example = rows[place]
             show_image(axes_row[0], example.image, None)
             kind = "poisoned" if example.poisoned else "clean"
             label = f"{name}\n{kind}" if len(attacks) > 1 else kind
             axes_row[0].set_ylabel(label, color=LOW if example.poisoned else HIGH)
-            for layer, axes in enumerate(axes_row[1:]):
+            if place == 0:
+                axes_row[0].set_title("image", fontsize=9)
+            for layer, axes in enumerate(axes_row[1:], start=block * across):
+                if layer >= layers:
+                    axes.set_axis_off()
+                    continue
                 show_image(axes, example.image, example.maps[layer])
                 axes.set_xlabel(f"{_entropy(example.maps[layer]):.2f} nats", fontsize=8)
-        grid[0, 0].set_title("image", fontsize=9)
-        for layer in range(layers):
-            grid[0, layer + 1].set_title(f"layer {layer}", fontsize=9)
+                if place == 0:
+                    axes.set_title(f"layer {layer}", fontsize=9)
 
 
 def triggers_figure(attacks, out):
