@@ -147,10 +147,14 @@ def test_bars_of_a_table(tmp_path):
     assert has_colour(tmp_path / "a.png", rgb(SERIES[0])) and has_colour(tmp_path / "a.png", rgb(SERIES[1]))
 
 
-def test_layers(tmp_path):
-    rows = ["model,dataset,layer,bsi,auroc,sensitive", "m,x,0,1.10,0.52,false", "m,x,1,3.00,0.99,true"]
-    (tmp_path / "layers.csv").write_text("\n".join(rows))
+@pytest.mark.parametrize("n", [2, 30])
+def test_layers(tmp_path, monkeypatch, n):
+    turned, annotate = [], Axes.annotate
+    monkeypatch.setattr(Axes, "annotate", lambda *a, **k: turned.append(k.get("rotation")) or annotate(*a, **k))
+    rows = ["model,dataset,layer,bsi,auroc,sensitive", *(f"m,x,{layer},1.10,0.52,false" for layer in range(n - 1))]
+    (tmp_path / "layers.csv").write_text("\n".join([*rows, f"m,x,{n - 1},3.00,0.99,true"]))
     layers_figure(tmp_path / "layers.csv", tmp_path / "a.png", 2.0)
+    assert turned == [90 if n == 30 else None] * n
     assert has_colour(tmp_path / "a.png", BLUE) and has_colour(tmp_path / "a.png", ORANGE)
 
 

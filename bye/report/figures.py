@@ -26,7 +26,7 @@ HIGH, LOW, INK = "#0072B2", "#D55E00", "#333333"  # clean or kept; poisoned or f
 SERIES = ("#999999", "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#CC79A7")
 BINS = 50
 DESIGNS = 7  # triggers in a row
-LAYERS = 10  # attention maps in a row
+LAYERS = 10  # in a row of attention maps
 LINE, LINES = 24, 7  # characters of a line of a question, lines of it
 
 
@@ -127,7 +127,8 @@ def layers_figure(table, out, tau):
     """Draw BSI and AUROC of every layer, a panel a model and dataset; a dashed line is the BSI's threshold `tau`."""
     rows = read_csv(table)
     models, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset"))
-    with new_figure(out, (2.9 * len(datasets), 0.5 + 2.2 * len(models))) as figure:
+    many = max(int(row["layer"]) for row in rows) >= LAYERS  # numbers beside each other would meet: they stand
+    with new_figure(out, ((3.8 if many else 2.9) * len(datasets), 0.5 + 2.2 * len(models))) as figure:
         grid = figure.subplots(len(models), len(datasets), sharey=True, squeeze=False)
         for row, model in enumerate(models):
             for column, dataset in enumerate(datasets):
@@ -140,9 +141,10 @@ def layers_figure(table, out, tau):
                 for place, each in zip(places, cell, strict=True):
                     paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the dashed line
                     where = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-                    axes.annotate(each["auroc"], (place, float(each["bsi"])), fontsize=7, bbox=paper, **where)
+                    where |= {"rotation": 90, "fontsize": 6} if many else {"fontsize": 7}
+                    axes.annotate(each["auroc"], (place, float(each["bsi"])), bbox=paper, **where)
                 axes.set_title(f"{model}, {dataset}", loc="left", fontsize=9)
-                axes.margins(y=0.12)
+                axes.margins(y=0.2 if many else 0.12)
                 if row == len(models) - 1:
                     axes.set_xlabel("layer (number above: AUROC)")
                 if column == 0:
