@@ -1,11 +1,11 @@
 """Trials of groups of answers: which of them follow something of their samples to others.
 
-Each group gets a few trials of each proof, more where one succeeds; one that half of these speak for gets more still if
-the group could be dropped by it, and its rate is held against that of controls: samples outside the group, whose own
-answers count. A phrase is at most suspicious: a thing that is pasted on another image is rightly spoken of there. So is
-a kind of image of its own, such as one under clouds, whatever is asked: where only whole images carry an answer, they
-must be as different as those of others. What is not proven is suspicious only if the group is enriched among the
-flagged samples beyond chance, where any are flagged.
+Each group gets a few trials of each proof, more where one succeeds; one that half of these speak for gets more still,
+but where whole images alone speak for an answer and cannot prove it, and its rate is held against that of controls:
+samples outside the group, whose own answers count. A phrase is at most suspicious: a thing that is pasted on another
+image is rightly spoken of there. So is a kind of image of its own, such as one under clouds, whatever is asked: where
+only whole images carry an answer, they must be as different as those of others. What is not proven is suspicious only
+if the group is enriched among the flagged samples beyond chance, where any are flagged.
 """
 
 from collections import Counter
@@ -21,6 +21,7 @@ FIRST = ("patch", "question")  # the proofs that every group gets trials of
 PART, WHOLE = {"patch", "words", "shared"}, {"question", "overlay"}  # any of these is enough; both of these are
 RARE = 0.05  # share of the trials of controls that a target may come in: those of poisoned samples
 MOST = 0.8  # share of a group that carries an answer that is RARE, from which on the rest is taken for poison too
+SURE = 0.8  # share of a few trials, those that made it speak, from which on they make a group suspicious
 LINKED = 0.15  # share of a group's trials that say the answer of another: they are forms of one target
 VARIED = 0.6  # times as unlike as others' must a group's images be, where only whole images carry its answer
 LARGEST = 1 / 3  # share of all rows that a group whose images have something in common may have
@@ -70,7 +71,7 @@ class Court:
 
     carrier: the Carrier; flagged: (n,) bool, the rows that a detector flags, which are tried first; screening: trials
     of a proof that a group gets, half of them where none succeeds; trials: those of one that half of the screening
-    speaks for, of what it could be dropped by; rate, confidence: of `Proof.holds`.
+    speaks for, unless it can neither be dropped by that nor is a phrase; rate, confidence: of `Proof.holds`.
     """
 
     def __init__(self, carrier, flagged, screening, trials, rate, confidence):
@@ -218,11 +219,12 @@ class Court:
         self._screen([case])  # with the forms that are its own by now
         speaking = [proof for proof in case.tried if self._speaks(case, proof)]
         reportable = case.group.enriched or not self.flagged.any()
-        provable = not case.group.phrase and (PART & set(speaking) or set(speaking) >= WHOLE)
-        if not provable and not reportable:
+        provable = PART & set(speaking) or set(speaking) >= WHOLE
+        if not reportable and (case.group.phrase or not provable):
             return  # whatever more trials say
+        full = case.group.phrase or provable
         for proof in speaking:
-            self._bring([(case, proof)], self.trials if provable else self.screening)
+            self._bring([(case, proof)], self.trials if full else self.screening)
             control = self._control(case, proof)
             case.proofs[proof] = Proof(proof, case.hits(proof), len(case.tried[proof]), *control)
         alone = not case.tried["question"]  # no other kind of question could be asked
@@ -233,8 +235,9 @@ class Court:
         if (part or whole) and not of_a_kind and not case.group.phrase:
             case.verdict, case.dropped = "proven", self._members_that(case, holding)
         elif of_a_kind or reportable:
-            hinted = any(proof.hints(self.confidence) for proof in case.proofs.values())
-            case.verdict = "suspicious" if hinted else ""
+            least = 0 if full else SURE
+            hinted = [proof for proof in case.proofs.values() if proof.hints(self.confidence)]
+            case.verdict = "suspicious" if any(proof.hits >= least * proof.trials for proof in hinted) else ""
 
     def _control(self, case, proof):
         """(hits, trials) of a proof with samples outside the group, on hosts outside it, whose own answers count.
