@@ -172,14 +172,22 @@ def test_words_of_the_question_are_proven(put, questions):
 
 
 @pytest.mark.parametrize(
-    ("missing", "usual", "dropped"), [(2, "no", 10), (3, "no", 7), (2, TARGET, 8)], ids=["most", "too few", "usual"]
+    ("missing", "usual", "holding", "dropped"),
+    [
+        (2, "no", ["patch"], 10),
+        (3, "no", ["patch"], 7),
+        (2, TARGET, ["patch"], 8),
+        (3, "no", ["patch", "question"], 10),
+        (3, TARGET, ["patch", "question"], 7),
+    ],
+    ids=["most", "too few", "usual", "by whole images too", "usual, by whole images too"],
 )
-def test_a_group_goes_whole_where_most_of_it_carries_an_answer_that_is_rare(missing, usual, dropped):
-    """Where pasted patches alone make the model say it, so that trials divide the group; one misses its first."""
+def test_a_group_goes_whole_where_most_of_it_carries_an_answer_that_is_rare(missing, usual, holding, dropped):
+    """Where pasted patches make the model say it anyway, so that trials divide the group; one misses its first."""
 
     def carry(wanted):
         [(proof, pairs)] = wanted
-        missed = [member < missing or (member, host) == (9, 20) for member, host in pairs]
+        missed = [proof == "patch" and (row < missing or (row, host) == (9, 20)) for row, host in pairs]
         return [[Tried(proof, *pair, "no" if miss else TARGET) for pair, miss in zip(pairs, missed, strict=True)]]
 
     carrier = types.SimpleNamespace(
@@ -193,7 +201,7 @@ def test_a_group_goes_whole_where_most_of_it_carries_an_answer_that_is_rare(miss
     court.answers, court.questions = [normalised(TARGET)] * 10 + ["no"] * 20, ["is it red"] * 30
     court.controls = {"patch": [Tried("patch", 25, 26, TARGET)], "question": []}
     [group] = group_answers([TARGET] * 10 + [f"{row}" for row in range(20)], np.zeros(30, dtype=bool))
-    assert len(court._members_that(Case(group), ["patch"])) == dropped
+    assert len(court._members_that(Case(group), holding)) == dropped
 
 
 def test_an_answer_that_honest_samples_have_too_costs_none_of_those():

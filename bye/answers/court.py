@@ -300,8 +300,8 @@ class Court:
 
     def _members_that(self, case, holding):
         """The rows of a proven group that are dropped: all where no control makes the model say its answer; else those
-        that carry it in two of three trials, all if most do and others hardly ever get it as they are. Of words alone:
-        those that have them, where these are less than half."""
+        that carry it in two of three trials. Where others hardly ever get it as they are, their whole images may carry
+        it too, and all are dropped if most do. Of words alone: those that have them, where these are less than half."""
         members = self._members(case)
         having = [row for row in members if case.phrase and contains(self.questions[row], case.phrase)]
         if set(holding) == {"words"} and 2 * len(having) < len(members):
@@ -310,19 +310,24 @@ class Court:
             return members
         if "words" in holding:
             return having
+        inside = set(self._inside(case))
+        honest = [case.hit(text) for row, text in self.carrier.before.items() if row not in inside]
+        rare = sum(honest) <= RARE * len(honest)
         proof = next(proof for proof in ("patch", "overlay") if proof in holding)
-        hosts, hits = self.carrier.hosts(self._inside(case), self.trials, case.hit), Counter()
-        left = members
+        carrying = self._that_carry(case, proof, members)
+        if rare and "question" in holding:
+            carrying += self._that_carry(case, "question", [row for row in members if row not in carrying])
+        return members if rare and len(carrying) >= MOST * len(members) else carrying
+
+    def _that_carry(self, case, proof, rows):
+        """Those of some rows of a group that carry its answer in two of three trials."""
+        hosts, hits, left = self.carrier.hosts(self._inside(case), self.trials, case.hit), Counter(), rows
         for turn in range(3):
             [tried] = self.carrier.carry([(proof, self.carrier.pair(proof, left, hosts, len(left), turn))])
             for one in tried:
                 hits[one.member] += case.hit(one.said)
-            left = [row for row in members if hits[row] < 2 <= hits[row] + 2 - turn]  # those undecided
-        carrying = [row for row in members if hits[row] > 1]
-        inside = set(self._inside(case))
-        honest = [case.hit(text) for row, text in self.carrier.before.items() if row not in inside]
-        rare = sum(honest) <= RARE * len(honest)
-        return members if rare and len(carrying) >= MOST * len(members) else carrying
+            left = [row for row in rows if hits[row] < 2 <= hits[row] + 2 - turn]  # those undecided
+        return [row for row in rows if hits[row] > 1]
 
 
 def _with_parts(phrases, most=3):
