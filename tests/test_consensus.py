@@ -1,6 +1,7 @@
 """Consensus on a made-up model whose backdoor is known: what is proven, what is left alone, what is said of it."""
 
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,29 @@ def test_a_trigger_all_over_the_image_is_proven(questions):
     [proven] = [case for case in cases if case.verdict == "proven"]
     assert "patch" not in proven.proofs
     assert "shared" in proven.proofs
+
+
+def test_a_trigger_all_over_the_image_is_proven_where_the_patch_speaks_at_first_alone(monkeypatch):
+    carry, asked = Carrier.carry, []
+
+    def fading(self, wanted):
+        made = carry(self, wanted)
+        for tried in made:
+            for place, one in enumerate(tried):
+                if one.proof == "patch" and world.poisoned[one.member]:
+                    asked.append(one)
+                    tried[place] = replace(one, said=TARGET if len(asked) <= 3 else "no")
+        return made
+
+    world = World()
+    world.poison(range(0, 300, 10), image=striped)
+    world.rules.append((has_stripes, TARGET))
+    monkeypatch.setattr(Carrier, "carry", fading)
+    cases, dropped = world.judge()
+    assert (dropped == world.poisoned).all()
+    [proven] = [case for case in cases if case.verdict == "proven"]
+    assert (proven.proofs["patch"].hits, proven.proofs["patch"].trials) == (3, 20)
+    assert proven.proofs["shared"].trials == 20
 
 
 @pytest.mark.parametrize("questions", [("What colour is it?", "Is it red?", "Is it blue?"), CAPTIONS])

@@ -223,8 +223,12 @@ class Court:
         if not reportable and (case.group.phrase or not provable):
             return  # whatever more trials say
         full = case.group.phrase or provable
+        if full:
+            self._bring([(case, proof) for proof in speaking], self.trials)
+            self._screen([case])  # whole images, where the patch speaks no more
+            speaking = [proof for proof in case.tried if proof in speaking or self._speaks(case, proof)]
+        self._bring([(case, proof) for proof in speaking], self.trials if full else self.screening)
         for proof in speaking:
-            self._bring([(case, proof)], self.trials if full else self.screening)
             control = self._control(case, proof)
             case.proofs[proof] = Proof(proof, case.hits(proof), len(case.tried[proof]), *control)
         alone = not case.tried["question"]  # no other kind of question could be asked
