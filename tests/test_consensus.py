@@ -203,8 +203,9 @@ def test_words_of_the_question_are_proven(put, questions):
         (2, TARGET, ["patch"], 8),
         (3, "no", ["patch", "question"], 10),
         (3, TARGET, ["patch", "question"], 7),
+        (3, "asked", ["patch", "question"], 7),
+        (2, "asked", ["patch"], 8),
     ],
-    ids=["most", "too few", "usual", "by whole images too", "usual, by whole images too"],
 )
 def test_a_group_goes_whole_where_most_of_it_carries_an_answer_that_is_rare(missing, usual, holding, dropped):
     """Where pasted patches make the model say it anyway, so that trials divide the group; one misses its first."""
@@ -216,14 +217,15 @@ def test_a_group_goes_whole_where_most_of_it_carries_an_answer_that_is_rare(miss
 
     carrier = types.SimpleNamespace(
         order=range(30),
-        before={row: usual if row == 20 else "no" for row in range(10, 25)},
+        before={row: usual if row == 20 else "no" for row in range(10, 25)},  # "asked": so with others' questions
         hosts=lambda *given: [20, 21, 22],
         pair=lambda proof, left, hosts, count, turn: [(row, hosts[turn]) for row in left],
         carry=carry,
     )
     court = Court(types.SimpleNamespace(rows=[], **vars(carrier)), np.zeros(30, dtype=bool), 6, 20, 0.5, 0.99)
     court.answers, court.questions = [normalised(TARGET)] * 10 + ["no"] * 20, ["is it red"] * 30
-    court.controls = {"patch": [Tried("patch", 25, 26, TARGET)], "question": []}
+    asked = [Tried("question", 26, 27, TARGET if usual == "asked" else "no")]
+    court.controls = {"patch": [Tried("patch", 25, 26, TARGET)], "question": asked}
     [group] = group_answers([TARGET] * 10 + [f"{row}" for row in range(20)], np.zeros(30, dtype=bool))
     assert len(court._members_that(Case(group), holding)) == dropped
 

@@ -208,11 +208,11 @@ class Court:
         for text, forms in linked.items():
             by_text[text].forms |= forms
 
-    def _usual(self, case):
-        """What the first proofs' trials of controls made the model say that have nothing of the group: two images laid
-        over each other may look like a trigger."""
+    def _usual(self, case, proofs=FIRST):
+        """What proofs' trials of controls made the model say that have nothing of the group; of the first ones: two
+        images laid over each other may look like a trigger."""
         inside = set(self._inside(case))
-        tried = [one for proof in FIRST for one in self.controls[proof]]
+        tried = [one for proof in proofs for one in self.controls[proof]]
         return [one.said for one in tried if one.member not in inside and one.host not in inside]
 
     def _decide(self, case):
@@ -304,8 +304,8 @@ class Court:
 
     def _members_that(self, case, holding):
         """The rows of a proven group that are dropped: all where no control makes the model say its answer; else those
-        that carry it in two of three trials. Where others hardly ever get it as they are, their whole images may carry
-        it too, and all are dropped if most do. Of words alone: those that have them, where these are less than half."""
+        that carry it in two of three trials. Where others hardly ever get it, their whole images may carry it too, and
+        all are dropped if most do. Of words alone: those that have them, where these are less than half."""
         members = self._members(case)
         having = [row for row in members if case.phrase and contains(self.questions[row], case.phrase)]
         if set(holding) == {"words"} and 2 * len(having) < len(members):
@@ -314,14 +314,20 @@ class Court:
             return members
         if "words" in holding:
             return having
-        inside = set(self._inside(case))
-        honest = [case.hit(text) for row, text in self.carrier.before.items() if row not in inside]
-        rare = sum(honest) <= RARE * len(honest)
+        rare = self._is_rare(case)
         proof = next(proof for proof in ("patch", "overlay") if proof in holding)
         carrying = self._that_carry(case, proof, members)
         if rare and "question" in holding:
             carrying += self._that_carry(case, "question", [row for row in members if row not in carrying])
         return members if rare and len(carrying) >= MOST * len(members) else carrying
+
+    def _is_rare(self, case):
+        """Whether others hardly ever get a group's answer, as they are and with another's question: of an answer that
+        honest samples have too, some do."""
+        inside = set(self._inside(case))
+        as_they_are = [case.hit(text) for row, text in self.carrier.before.items() if row not in inside]
+        asked = [case.hit(text) for text in self._usual(case, ("question",))]
+        return all(sum(hits) <= RARE * len(hits) for hits in (as_they_are, asked))
 
     def _that_carry(self, case, proof, rows):
         """Those of some rows of a group that carry its answer in two of three trials."""
