@@ -21,7 +21,8 @@ FIRST = ("patch", "question")  # the proofs that every group gets trials of
 PART, WHOLE = {"patch", "words", "shared"}, {"question", "overlay"}  # any of these is enough; both of these are
 RARE = 0.05  # share of the trials of controls that a target may come in: those of poisoned samples
 MOST = 0.8  # share of a group that carries an answer that is RARE, from which on the rest is taken for poison too
-SURE = 0.8  # share of a few trials, those that made it speak, from which on they make a group suspicious
+SURE = 0.8  # share of its trials in which a whole image must succeed, since honest ones are followed too; and of few trials
+# that made a proof speak, from which on they make a group suspicious
 LINKED = 0.15  # share of a group's trials that say the answer of another: they are forms of one target
 VARIED = 0.6  # times as unlike as others' must a group's images be, where only whole images carry its answer
 LARGEST = 1 / 3  # share of all rows that a group whose images have something in common may have
@@ -232,8 +233,8 @@ class Court:
             control = self._control(case, proof)
             case.proofs[proof] = Proof(proof, case.hits(proof), len(case.tried[proof]), *control)
         alone = not case.tried["question"]  # no other kind of question could be asked
-        rate = max(self.rate, ALONE) if alone else self.rate
-        holding = [name for name, proof in case.proofs.items() if proof.holds(rate, self.confidence)]
+        rates = dict.fromkeys(PART, max(self.rate, ALONE if alone else 0)) | dict.fromkeys(WHOLE, max(self.rate, SURE))
+        holding = [name for name, proof in case.proofs.items() if proof.holds(rates[name], self.confidence)]
         part, whole = PART & set(holding), set(holding) >= WHOLE
         of_a_kind = whole and not part and not self.carrier.variety(self._members(case)) >= VARIED
         if (part or whole) and not of_a_kind and not case.group.phrase:
