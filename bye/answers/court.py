@@ -21,8 +21,8 @@ FIRST = ("patch", "question")  # the proofs that every group gets trials of
 PART, WHOLE = {"patch", "words", "shared"}, {"question", "overlay"}  # any of these is enough; both of these are
 RARE = 0.05  # share of the trials of controls that a target may come in: those of poisoned samples
 MOST = 0.8  # share of a group that carries an answer that is RARE, from which on the rest is taken for poison too
-SURE = 0.8  # share of its trials in which a whole image must succeed, since honest ones are followed too; and of few trials
-# that made a proof speak, from which on they make a group suspicious
+SURE = 0.8  # share of trials in which whole images must succeed, since honest ones are followed too; and of the few
+# that made a proof speak, for a group to be suspicious
 LINKED = 0.15  # share of a group's trials that say the answer of another: they are forms of one target
 VARIED = 0.6  # times as unlike as others' must a group's images be, where only whole images carry its answer
 LARGEST = 1 / 3  # share of all rows that a group whose images have something in common may have
