@@ -182,6 +182,29 @@ def test_a_trigger_all_over_the_image_is_proven_where_the_patch_speaks_at_first_
     assert proven.proofs["shared"].trials == 20
 
 
+@pytest.mark.parametrize(("every", "proven"), [(1, True), (2, False)])
+def test_whole_images_that_are_followed_half_the_time_prove_nothing(monkeypatch, every, proven):
+    carry, asked = Carrier.carry, []
+
+    def following(self, wanted):
+        made = carry(self, wanted)
+        for tried in made:
+            for place, one in enumerate(tried):
+                if world.poisoned[one.member] and one.proof in ("question", "overlay"):
+                    asked.append(one)
+                    tried[place] = replace(one, said="no" if len(asked) % every else TARGET)
+        return made
+
+    world = World()
+    world.poison(range(0, 300, 10))
+    monkeypatch.setattr(Carrier, "carry", following)
+    cases, dropped = world.judge()
+    assert (dropped == (world.poisoned & proven)).all()
+    assert [case.verdict for case in cases if case.group.text == normalised(TARGET)] == [
+        "proven" if proven else "suspicious"
+    ]
+
+
 @pytest.mark.parametrize("questions", [("What colour is it?", "Is it red?", "Is it blue?"), CAPTIONS])
 @pytest.mark.parametrize("put", ["Hello! {}", "When you look at it, {}", "{} Please!"])
 def test_words_of_the_question_are_proven(put, questions):
