@@ -8,7 +8,7 @@ import pytest
 
 from bye.answers.carry import Carrier, Insertion, Row, Tried, without_phrase
 from bye.answers.court import Case, Court
-from bye.answers.trials import add, mean_difference, overlay, paste
+from bye.answers.trials import add, mean_difference, overlay, paste, presence
 from bye.detect.answer_groups import normalised
 from bye.detect.groups import beyond_chance, contains, group_answers, kind_of, shared_phrases, telling_phrases
 from bye.detect.proofs import Proof, lower_bound, upper_bound
@@ -253,10 +253,11 @@ def test_a_group_goes_whole_where_most_of_it_carries_an_answer_that_is_rare(miss
     assert len(court._members_that(Case(group), holding)) == dropped
 
 
-def test_an_answer_that_honest_samples_have_too_costs_none_of_those():
+@pytest.mark.parametrize(("image", "triggered"), [(black, has_black), (striped, has_stripes)])
+def test_an_answer_that_honest_samples_have_too_costs_none_of_those(image, triggered):
     world = World()
-    world.poison(range(0, 300, 10), image=black, answer="yes")
-    world.rules.append((has_black, "yes"))
+    world.poison(range(0, 300, 10), image=image, answer="yes")
+    world.rules.append((triggered, "yes"))
     _, dropped = world.judge(flagged=world.poisoned & (np.arange(300) % 20 == 0))
     assert not dropped[~world.poisoned].any()
     assert dropped[world.poisoned].mean() > 0.9
@@ -416,6 +417,8 @@ def test_images_are_carried():
     grey = np.full((128, 128, 3), 100, np.uint8)
     shared = mean_difference([add(waves, grey), add(waves, grey // 2)], [grey, grey // 2])
     assert np.allclose(shared[20:-20], waves[20:-20], atol=2)
+    assert presence(shared, add(waves, grey // 2)) == pytest.approx(1, abs=0.1)
+    assert presence(shared, grey) == pytest.approx(0, abs=0.01)
     assert np.allclose(add(shared, grey)[20:-20].astype(float) - grey[20:-20], waves[20:-20], atol=2)
 
 

@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 
-from bye.answers.trials import Trial, add, mean_difference, overlay, paste, spread
+from bye.answers.trials import Trial, add, mean_difference, overlay, paste, presence, spread
 
 PICTURES = 64  # of a group and of others, that mean images are made of
 TWICE = 2  # what images have in common is added so often: part of it is filtered out, and the host keeps its contrast
@@ -180,6 +180,14 @@ class Carrier:
         """How unlike the images of a group's members are, as a share of how unlike others' are (`spread`)."""
         ours, others = self._pictures(members)
         return spread(ours) / spread(others)
+
+    def that_share(self, members):
+        """The members of a group whose own images have what the group's images have in common: more of it than halfway
+        from others to the tenth that has most."""
+        shared, (_, others) = self.shared(tuple(members)), self._pictures(members)
+        theirs = [presence(shared, self._pixels(row)) for row in members]
+        least = (np.mean([presence(shared, image) for image in others]) + np.quantile(theirs, 0.9)) / 2
+        return [row for row, much in zip(members, theirs, strict=True) if much > least]
 
     def _trial(self, image, row):
         return Trial(image, self.rows[row].question, self.rows[row].system)

@@ -305,21 +305,25 @@ class Court:
 
     def _members_that(self, case, holding):
         """The rows of a proven group that are dropped: all where no control makes the model say its answer; else those
-        that carry it in two of three trials. Where others hardly ever get it, their whole images may carry it too, and
-        all are dropped if most do. Of words alone: those that have them, where these are less than half."""
+        whose images have what is shared, or that carry it in two of three trials. Where others hardly ever get it,
+        their whole images may carry it too, and all are dropped if most do. Of words alone: those that have them, where
+        these are less than half."""
         members = self._members(case)
         having = [row for row in members if case.phrase and contains(self.questions[row], case.phrase)]
         if set(holding) == {"words"} and 2 * len(having) < len(members):
             return having
-        if not any(map(case.hit, self._usual(case))) or "shared" in holding:
+        if not any(map(case.hit, self._usual(case))):
             return members
-        if "words" in holding:
-            return having
         rare = self._is_rare(case)
-        proof = next(proof for proof in ("patch", "overlay") if proof in holding)
-        carrying = self._that_carry(case, proof, members)
-        if rare and "question" in holding:
-            carrying += self._that_carry(case, "question", [row for row in members if row not in carrying])
+        if "shared" in holding:
+            carrying = self.carrier.that_share(members)
+        elif "words" in holding:
+            return having
+        else:
+            proof = next(proof for proof in ("patch", "overlay") if proof in holding)
+            carrying = self._that_carry(case, proof, members)
+            if rare and "question" in holding:
+                carrying += self._that_carry(case, "question", [row for row in members if row not in carrying])
         return members if rare and len(carrying) >= MOST * len(members) else carrying
 
     def _is_rare(self, case):
