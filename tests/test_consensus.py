@@ -1,5 +1,6 @@
 """Consensus on a made-up model whose backdoor is known: what is proven, what is left alone, what is said of it."""
 
+import itertools
 import types
 from dataclasses import replace
 
@@ -159,22 +160,23 @@ def test_a_trigger_all_over_the_image_is_proven(questions):
     assert "shared" in proven.proofs
 
 
+def follow(monkeypatch, world, proofs, hits):
+    """Let trials of some proofs with poisoned members succeed by their number, from 1 on, whatever they show."""
+    carry, numbers = Carrier.carry, itertools.count(1)
+
+    def said(one):
+        if one.proof not in proofs or not world.poisoned[one.member]:
+            return one
+        return replace(one, said=TARGET if hits(next(numbers)) else "no")
+
+    monkeypatch.setattr(Carrier, "carry", lambda *given: [[said(one) for one in tried] for tried in carry(*given)])
+
+
 def test_a_trigger_all_over_the_image_is_proven_where_the_patch_speaks_at_first_alone(monkeypatch):
-    carry, asked = Carrier.carry, []
-
-    def fading(self, wanted):
-        made = carry(self, wanted)
-        for tried in made:
-            for place, one in enumerate(tried):
-                if one.proof == "patch" and world.poisoned[one.member]:
-                    asked.append(one)
-                    tried[place] = replace(one, said=TARGET if len(asked) <= 3 else "no")
-        return made
-
     world = World()
     world.poison(range(0, 300, 10), image=striped)
     world.rules.append((has_stripes, TARGET))
-    monkeypatch.setattr(Carrier, "carry", fading)
+    follow(monkeypatch, world, ("patch",), lambda number: number <= 3)
     cases, dropped = world.judge()
     assert (dropped == world.poisoned).all()
     [proven] = [case for case in cases if case.verdict == "proven"]
@@ -184,20 +186,9 @@ def test_a_trigger_all_over_the_image_is_proven_where_the_patch_speaks_at_first_
 
 @pytest.mark.parametrize(("every", "proven"), [(1, True), (2, False)])
 def test_whole_images_that_are_followed_half_the_time_prove_nothing(monkeypatch, every, proven):
-    carry, asked = Carrier.carry, []
-
-    def following(self, wanted):
-        made = carry(self, wanted)
-        for tried in made:
-            for place, one in enumerate(tried):
-                if world.poisoned[one.member] and one.proof in ("question", "overlay"):
-                    asked.append(one)
-                    tried[place] = replace(one, said="no" if len(asked) % every else TARGET)
-        return made
-
     world = World()
     world.poison(range(0, 300, 10))
-    monkeypatch.setattr(Carrier, "carry", following)
+    follow(monkeypatch, world, ("question", "overlay"), lambda number: number % every == 0)
     cases, dropped = world.judge()
     assert (dropped == (world.poisoned & proven)).all()
     assert [case.verdict for case in cases if case.group.text == normalised(TARGET)] == [

@@ -184,9 +184,11 @@ class Carrier:
     def that_share(self, members):
         """The members of a group whose own images have what the group's images have in common: more of it than halfway
         from others to the tenth that has most."""
-        shared, (_, others) = self.shared(tuple(members)), self._pictures(members)
-        theirs = [presence(shared, self._pixels(row)) for row in members]
-        least = (np.mean([presence(shared, image) for image in others]) + np.quantile(theirs, 0.9)) / 2
+        shared = self.shared(tuple(members))
+        theirs, others = (
+            [presence(shared, self._pixels(row)) for row in rows] for rows in (members, self._others(members))
+        )
+        least = (np.mean(others) + np.quantile(theirs, 0.9)) / 2
         return [row for row, much in zip(members, theirs, strict=True) if much > least]
 
     def _trial(self, image, row):
@@ -206,6 +208,9 @@ class Carrier:
 
     def _pictures(self, members):
         """The images of some members of a group, and of others."""
+        return [[self._pixels(row) for row in some] for some in (members[:PICTURES], self._others(members))]
+
+    def _others(self, members):
+        """Some rows outside a group."""
         inside = set(members)
-        others = [row for row in self.order if row not in inside][:PICTURES]
-        return [[self._pixels(row) for row in some] for some in (members[:PICTURES], others)]
+        return [row for row in self.order if row not in inside][:PICTURES]

@@ -26,7 +26,7 @@ HIGH, LOW, INK = "#0072B2", "#D55E00", "#333333"  # clean or kept; poisoned or f
 SERIES = ("#999999", "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#CC79A7")
 BINS = 50
 DESIGNS = 7  # triggers in a row
-LAYERS = 10  # in a row of attention maps
+LAYERS = 10  # beside each other; more take further rows, or narrower writing
 LINE, LINES = 24, 7  # characters of a line of a question, lines of it
 
 

@@ -55,20 +55,22 @@ def _draw(panels, columns, xlabel, title, table, out):
     if not panels:
         raise ByeError(f"{table} has no numbers to draw; make its cells first")
     methods = methods_of(panels)
-    slanted = any(len(group) > NARROW * count for group, count in Counter(group for group, _ in columns).items())
+    counts = Counter(group for group, _ in columns)
+    slanted = any(len(group) > NARROW * count for group, count in counts.items())
     room = 0.55 + 0.3 * slanted  # above a panel
     size = (2.0 + SIDE * max(len(columns), 16), 1.0 + (SIDE * len(methods) + room) * len(panels))
     with new_figure(out, size) as figure:
         grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
         for axes, (names, squares) in zip(grid, panels.items(), strict=True):
-            _fill(axes, squares, methods, columns, slanted)
+            _fill(axes, squares, methods, columns)
+            _head(axes, counts, slanted)
             axes.set_title(", ".join(names), loc="left", fontsize=8, y=1.0, pad=38 if slanted else 16)
         grid[-1].set_xticks(range(len(columns)), [label for _, label in columns], fontsize=6, rotation=90)
         grid[-1].set_xlabel(xlabel, fontsize=8)
         figure.suptitle(textwrap.fill(title, int(LETTERS * size[0])), fontsize=8)
 
 
-def _fill(axes, squares, methods, columns, slanted):
+def _fill(axes, squares, methods, columns):
     picture = np.ones((len(methods), len(columns), 4))
     for (method, column), square in squares.items():
         row, place = methods.index(method), columns.index(column)
@@ -82,7 +84,11 @@ def _fill(axes, squares, methods, columns, slanted):
     axes.set_xticks([])
     axes.grid(False)
     axes.tick_params(length=0)
-    counts, start = Counter(group for group, _ in columns), 0
+
+
+def _head(axes, counts, slanted):
+    """Write the name of each group of columns above it."""
+    start = 0
     for group, count in counts.items():
         place = start + (count - 1) / 2
         where = {"ha": "left", "rotation": 35, "rotation_mode": "anchor"} if slanted else {"ha": "center"}
