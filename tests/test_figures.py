@@ -21,6 +21,7 @@ from bye.report.figures import (
     histograms_figure,
     layers_figure,
     maps_figure,
+    poison_rate_figure,
     purified_figure,
     triggers_figure,
 )
@@ -145,6 +146,21 @@ def test_bars_of_a_table(tmp_path):
     (tmp_path / "table.csv").write_text("\n".join(rows))
     bars_figure(tmp_path / "table.csv", tmp_path / "a.png", "variant", "f1", "F1 (%)")
     assert has_colour(tmp_path / "a.png", rgb(SERIES[0])) and has_colour(tmp_path / "a.png", rgb(SERIES[1]))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda table, out: layers_figure(table, out, 2.0),
+        poison_rate_figure,
+        lambda table, out: bars_figure(table, out, "variant", "f1", "F1 (%)"),
+    ],
+)
+def test_a_table_without_rows_is_told(tmp_path, draw):
+    (tmp_path / "empty.csv").write_text("model,dataset,method,variant,layer,bsi,auroc,sensitive,f1,rate\n")
+    with pytest.raises(ByeError, match=r"empty.csv has no rows to draw"):
+        draw(tmp_path / "empty.csv", tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
 
 
 @pytest.mark.parametrize("n", [2, 30])

@@ -102,7 +102,7 @@ def bars_figure(table, out, series, value, ylabel):
 
     series, value: columns with the bars' names and their heights; an empty value stands as 0.
     """
-    rows = read_csv(table)
+    rows = _rows_of(table)
     models, datasets, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset", series))
     with new_figure(out, (1.0 + 4.4 * len(models), 3.4)) as figure:
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
@@ -125,7 +125,7 @@ def bars_figure(table, out, series, value, ylabel):
 
 def layers_figure(table, out, tau):
     """Draw BSI and AUROC of every layer, a panel a model and dataset; a dashed line is the BSI's threshold `tau`."""
-    rows = read_csv(table)
+    rows = _rows_of(table)
     models, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset"))
     many = max(int(row["layer"]) for row in rows) >= LAYERS  # numbers beside each other would meet: they stand
     with new_figure(out, ((3.8 if many else 2.9) * len(datasets), 0.5 + 2.2 * len(models))) as figure:
@@ -153,7 +153,7 @@ def layers_figure(table, out, tau):
 
 def poison_rate_figure(table, out):
     """Draw recall, precision and ASR over the share of poison, and the share dropped, a panel a method."""
-    rows = read_csv(table)
+    rows = _rows_of(table)
     cells = list(dict.fromkeys((row["model"], row["dataset"], row["method"]) for row in rows))
     lines = {
         "recall": ("recall", SERIES[3], "o-"),
@@ -318,6 +318,14 @@ def _examples(maps, samples, images, labels):
             )
         ]
     return sorted(found, key=lambda example: example.poisoned)
+
+
+def _rows_of(table):
+    """Return the rows of a table that is drawn. Raises ByeError if it has none."""
+    rows = read_csv(table)
+    if not rows:
+        raise ByeError(f"{table} has no rows to draw; make its cells first")
+    return rows
 
 
 def show_image(axes, image, attention=None):
