@@ -9,7 +9,8 @@ import pytest
 
 from bye.answers.carry import Carrier, Insertion, Row, Tried, without_phrase
 from bye.answers.court import Case, Court
-from bye.answers.trials import add, mean_difference, overlay, paste, presence
+from bye.answers.pattern import shared_pattern
+from bye.answers.trials import add, mean_difference, overlay, paste
 from bye.detect.answer_groups import normalised
 from bye.detect.groups import beyond_chance, contains, group_answers, kind_of, shared_phrases, telling_phrases
 from bye.detect.proofs import Proof, lower_bound, upper_bound
@@ -233,8 +234,9 @@ def test_a_group_goes_whole_where_most_of_it_carries_an_answer_that_is_rare(miss
         order=range(30),
         before={row: usual if row == 20 else "no" for row in range(10, 25)},  # "asked": so with others' questions
         hosts=lambda *given: [20, 21, 22],
-        pair=lambda proof, left, hosts, count, turn: [(row, hosts[turn]) for row in left],
+        pair=lambda proof, left, hosts, count, turn=0: [(row, hosts[turn]) for row in left],
         carry=carry,
+        that_share=lambda members: [],
     )
     court = Court(types.SimpleNamespace(rows=[], **vars(carrier)), np.zeros(30, dtype=bool), 6, 20, 0.5, 0.99)
     court.answers, court.questions = [normalised(TARGET)] * 10 + ["no"] * 20, ["is it red"] * 30
@@ -252,6 +254,25 @@ def test_an_answer_that_honest_samples_have_too_costs_none_of_those(image, trigg
     _, dropped = world.judge(flagged=world.poisoned & (np.arange(300) % 20 == 0))
     assert not dropped[~world.poisoned].any()
     assert dropped[world.poisoned].mean() > 0.9
+
+
+def has_stripes_or_is_mixed(pixels, question):
+    """As a model that takes any image laid over another for the trigger."""
+    _, middle, high = sorted(pixels.mean(axis=(0, 1)))
+    return has_stripes(pixels, question) or high - middle < 30
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("strength", "verdict"), [(40, "proven"), (15, "suspicious")])  # too faint to be added again
+def test_an_honest_answer_whose_trigger_looks_like_any_overlay_costs_none_of_its_samples(strength, verdict, seed):
+    """And more than a third of the set is of that answer, so that what its images share is not tried of all of them."""
+    world = World(seed=seed)
+    world.poison(range(0, 300, 5), image=lambda pixels: striped(pixels, strength), answer="yes")
+    world.rules.append((has_stripes_or_is_mixed, "yes"))
+    assert 3 * world.answers.count("yes") > 300
+    cases, dropped = world.judge(flagged=world.poisoned & (np.arange(300) % 10 == 0))
+    assert {case.group.text: case.verdict for case in cases if case.verdict} == {"yes": verdict}
+    assert (dropped == (world.poisoned & (verdict == "proven"))).all()
 
 
 def test_a_text_in_other_answers_is_seen():
@@ -408,9 +429,21 @@ def test_images_are_carried():
     grey = np.full((128, 128, 3), 100, np.uint8)
     shared = mean_difference([add(waves, grey), add(waves, grey // 2)], [grey, grey // 2])
     assert np.allclose(shared[20:-20], waves[20:-20], atol=2)
-    assert presence(shared, add(waves, grey // 2)) == pytest.approx(1, abs=0.1)
-    assert presence(shared, grey) == pytest.approx(0, abs=0.01)
     assert np.allclose(add(shared, grey)[20:-20].astype(float) - grey[20:-20], waves[20:-20], atol=2)
+
+
+@pytest.mark.parametrize(("n_having", "n"), [(12, 12), (12, 15), (40, 160), (30, 200)])
+def test_those_of_a_group_that_share_a_pattern_are_told_from_the_rest(n_having, n):
+    rng = np.random.default_rng(0)
+    smooth = rng.normal(size=(n + 101, 8, 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    images = np.clip(120 + 30 * smooth + 5 * rng.normal(size=smooth.shape), 0, 255).astype(np.uint8)
+    noise = 12 * rng.normal(size=images.shape[1:])
+    having = np.arange(n) < n_having
+    for place in np.flatnonzero(having):
+        images[place] = np.clip(images[place] + noise, 0, 255)
+    pattern, found = shared_pattern(images[:n], images[n:-1])
+    assert (found == having).all()
+    assert pattern.is_in(np.clip(images[-1] + noise, 0, 255).astype(np.uint8)) and not pattern.is_in(images[-1])
 
 
 def test_bounds_are_those_of_clopper_and_pearson():

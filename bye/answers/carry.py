@@ -11,9 +11,11 @@ from itertools import islice
 
 import numpy as np
 
-from bye.answers.trials import Trial, add, mean_difference, overlay, paste, presence, spread
+from bye.answers.pattern import shared_pattern
+from bye.answers.trials import Trial, add, mean_difference, overlay, paste, spread
 
 PICTURES = 64  # of a group and of others, that mean images are made of
+MANY = 512  # of them, that show who has a pattern
 TWICE = 2  # what images have in common is added so often: part of it is filtered out, and the host keeps its contrast
 AT_ONCE = 16  # hosts that are looked at together
 MORE_TOKENS = 4  # than the longest answer that is looked for
@@ -182,14 +184,15 @@ class Carrier:
         return spread(ours) / spread(others)
 
     def that_share(self, members):
-        """The members of a group whose own images have what the group's images have in common: more of it than halfway
-        from others to the tenth that has most."""
-        shared = self.shared(tuple(members))
-        theirs, others = (
-            [presence(shared, self._pixels(row)) for row in rows] for rows in (members, self._others(members))
+        """The members of a group whose images have a pattern in common that those of others lack (`shared_pattern`), of
+        some of them taken to be that of all."""
+        some, rest = members[:MANY], members[MANY:]
+        pattern, having = shared_pattern(
+            *([self._pixels(row) for row in rows] for rows in (some, self._others(members, MANY)))
         )
-        least = (np.mean(others) + np.quantile(theirs, 0.9)) / 2
-        return [row for row, much in zip(members, theirs, strict=True) if much > least]
+        return [row for row, has in zip(some, having, strict=True) if has] + [
+            row for row in rest if pattern.is_in(self._pixels(row))
+        ]
 
     def _trial(self, image, row):
         return Trial(image, self.rows[row].question, self.rows[row].system)
@@ -210,7 +213,7 @@ class Carrier:
         """The images of some members of a group, and of others."""
         return [[self._pixels(row) for row in some] for some in (members[:PICTURES], self._others(members))]
 
-    def _others(self, members):
+    def _others(self, members, count=PICTURES):
         """Some rows outside a group."""
         inside = set(members)
-        return [row for row in self.order if row not in inside][:PICTURES]
+        return [row for row in self.order if row not in inside][:count]

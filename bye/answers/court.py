@@ -238,7 +238,8 @@ class Court:
         part, whole = PART & set(holding), set(holding) >= WHOLE
         of_a_kind = whole and not part and not self.carrier.variety(self._members(case)) >= VARIED
         if (part or whole) and not of_a_kind and not case.group.phrase:
-            case.verdict, case.dropped = "proven", self._members_that(case, holding)
+            case.dropped = self._members_that(case, holding)
+            case.verdict = "proven" if case.dropped else "suspicious"
         elif of_a_kind or reportable:
             least = 0 if full else SURE
             hinted = [proof for proof in case.proofs.values() if proof.hints(self.confidence)]
@@ -304,27 +305,53 @@ class Court:
         return self.controls[proof]
 
     def _members_that(self, case, holding):
-        """The rows of a proven group that are dropped: all where no control makes the model say its answer; else those
-        whose images have what is shared, or that carry it in two of three trials. Where others hardly ever get it,
-        their whole images may carry it too, and all are dropped if most do. Of words alone: those that have them, where
-        these are less than half."""
-        members = self._members(case)
+        """The rows of a proven group that are dropped: those whose images have what is shared, whose questions have the
+        words, or that carry it in two of three trials; all where others hardly ever get the answer and most do.
+
+        Of words alone those that have them, where these are less than half. Whole images prove nothing of a sample
+        whose answer honest ones have too, which any image laid over another may bring out: there a pattern must
+        (`_sharing`), and it goes before the patch.
+        """
+        members, rare = self._members(case), self._is_rare(case)
         having = [row for row in members if case.phrase and contains(self.questions[row], case.phrase)]
         if set(holding) == {"words"} and 2 * len(having) < len(members):
             return having
-        if not any(map(case.hit, self._usual(case))):
-            return members
-        rare = self._is_rare(case)
         if "shared" in holding:
             carrying = self.carrier.that_share(members)
         elif "words" in holding:
-            return having
+            carrying = having
         else:
-            proof = next(proof for proof in ("patch", "overlay") if proof in holding)
-            carrying = self._that_carry(case, proof, members)
-            if rare and "question" in holding:
-                carrying += self._that_carry(case, "question", [row for row in members if row not in carrying])
+            carrying = [] if rare and "patch" in holding else self._sharing(case, members)
+            if not carrying and (rare or "patch" in holding):
+                carrying = self._that_carry_all(case, holding, members, rare)
         return members if rare and len(carrying) >= MOST * len(members) else carrying
+
+    def _that_carry_all(self, case, holding, members, rare):
+        """Those of some members that carry the group's answer by patch or else by overlay; all where others hardly ever
+        get it and most of those that are flagged least do."""
+        proof = next(proof for proof in ("patch", "overlay") if proof in holding)
+        if rare:
+            hosts, last = self.carrier.hosts(self._inside(case), self.trials, case.hit), members[-self.trials :]
+            [tried] = self.carrier.carry([(proof, self.carrier.pair(proof, last, hosts, len(last)))])
+            if sum(case.hit(one.said) for one in tried) >= MOST * len(last):
+                return members
+        carrying = self._that_carry(case, proof, members)
+        if rare and "question" in holding:
+            carrying += self._that_carry(case, "question", [row for row in members if row not in carrying])
+        return carrying
+
+    def _sharing(self, case, members):
+        """Those of some members whose images share a pattern, few enough to have it, that makes the model say the
+        group's answer where it is added to other images."""
+        some = self.carrier.that_share(members)
+        if not 0 < len(some) <= LARGEST * len(self.answers):
+            return []
+        hosts = self.carrier.hosts(self._inside(case), self.trials, case.hit)
+        pairs = self.carrier.pair("shared", some, hosts, self.trials)
+        [case.tried["shared"]] = self.carrier.carry([("shared", pairs, some, None)])
+        proof = Proof("shared", case.hits("shared"), len(pairs), *self._control(case, "shared"))
+        case.proofs["shared"] = proof
+        return some if proof.holds(self.rate, self.confidence) else []
 
     def _is_rare(self, case):
         """Whether others hardly ever get a group's answer, as they are and with another's question: of an answer that

@@ -109,18 +109,8 @@ def mean_difference(group, others):
     ours, theirs = (
         np.mean([resized(image, SIDE, SIDE).astype(float) for image in images], axis=0) for images in (group, others)
     )
-    return _fine(ours - theirs)
-
-
-def presence(shared, image):
-    """Return how much of what a group's images share, of `mean_difference`, is in an image: its projection on that
-    pattern in units of the pattern's length; 0 of an unrelated one, in the mean."""
-    return float(np.vdot(_fine(resized(image, SIDE, SIDE).astype(float)), shared) / np.vdot(shared, shared))
-
-
-def _fine(image):
-    """An image (SIDE, SIDE, 3) without what varies less than over a quarter of it."""
-    return image - uniform_filter(image, (SIDE // 4, SIDE // 4, 1), mode="nearest")
+    difference = ours - theirs
+    return difference - uniform_filter(difference, (SIDE // 4, SIDE // 4, 1), mode="nearest")
 
 
 def spread(images):
