@@ -30,6 +30,7 @@ WRITE_PROBLEMS = {
 }
 
 CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')  # a string, which is passed over, or a constant
+SHOWN = 5  # wrong numbers of a table that are told
 FULL = 2**14  # bytes: a disk with less free is taken to be why a write failed
 
 
@@ -153,6 +154,37 @@ def read_text(path):
 def read_csv(path, delimiter=","):
     """Return the rows of a CSV file as dicts of texts. Raises ByeError if it cannot be read."""
     return list(csv.DictReader(io.StringIO(read_text(path)), delimiter=delimiter))
+
+
+def read_table(path, texts=(), numbers=()):
+    """Return the rows of a CSV file that is drawn, dicts of texts with these columns; a number may be left out.
+
+    Raises ByeError where it has no rows or lacks columns, or a number is none, all of these at once.
+    """
+    rows, needed = read_csv(path), (*texts, *numbers)
+    if not rows:
+        raise ByeError(f"{path} has no rows to draw; make its cells first")
+    missing = [column for column in needed if column not in rows[0]]
+    if missing:
+        raise ByeError(f"{path} has no column {', '.join(missing)}; draw a table that has")
+    wrong = [
+        f"{column} of row {number} is {row[column]!r}"
+        for number, row in enumerate(rows, start=1)
+        for column in numbers
+        if not _is_number(row[column] or "0")
+    ]
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise ByeError(f"{path}: {', '.join(wrong[:SHOWN])}{more}, which is no number; make the table anew")
+    return rows
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_json(path):

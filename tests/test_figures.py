@@ -1,5 +1,7 @@
 """The entropy histogram: what it says, and that it is a picture."""
 
+import re
+
 import matplotlib
 import numpy as np
 import pyarrow
@@ -27,6 +29,7 @@ from bye.report.figures import (
 )
 from bye.report.gallery import gallery
 from bye.report.guarded import ratios_figure
+from bye.report.matrix import false_alarms_figure, matrix_figure
 
 
 def rgb(colour):
@@ -148,18 +151,34 @@ def test_bars_of_a_table(tmp_path):
     assert has_colour(tmp_path / "a.png", rgb(SERIES[0])) and has_colour(tmp_path / "a.png", rgb(SERIES[1]))
 
 
+DRAWN = {  # a figure of a table, and a column of it with numbers
+    "layers": (lambda table, out: layers_figure(table, out, 2.0), "bsi"),
+    "poison rate": (poison_rate_figure, "rate"),
+    "bars": (lambda table, out: bars_figure(table, out, "variant", "f1", "F1 (%)"), "f1"),
+    "matrix": (matrix_figure, "f1"),
+    "false alarms": (false_alarms_figure, "worst"),
+}
+COLUMNS = ["model", "dataset", "method", "variant", "trigger", "size", "sensitive"]
+NUMBERS = ["layer", "bsi", "auroc", "rate", "f1", "recall", "precision", "dropped", "ASR", "ASR_vanilla", "clean_lost"]
+
+
+@pytest.mark.parametrize("name", DRAWN)
 @pytest.mark.parametrize(
-    "draw",
+    ("lacking", "numbers", "told"),
     [
-        lambda table, out: layers_figure(table, out, 2.0),
-        poison_rate_figure,
-        lambda table, out: bars_figure(table, out, "variant", "f1", "F1 (%)"),
+        (False, [], "table.csv has no rows to draw; make its cells first"),
+        (True, ["1.00"], "table.csv has no column {}; draw a table that has"),
+        (False, ["1.00", "a few"], "table.csv: {} of row 2 is 'a few', which is no number; make the table anew"),
+        (False, ["a few"] * 9, "{0} of row 4 is 'a few', {0} of row 5 is 'a few' and 4 more, which is no number"),
     ],
 )
-def test_a_table_without_rows_is_told(tmp_path, draw):
-    (tmp_path / "empty.csv").write_text("model,dataset,method,variant,layer,bsi,auroc,sensitive,f1,rate\n")
-    with pytest.raises(ByeError, match=r"empty.csv has no rows to draw"):
-        draw(tmp_path / "empty.csv", tmp_path / "a.png")
+def test_a_table_that_cannot_be_drawn_is_told(tmp_path, name, lacking, numbers, told):
+    draw, column = DRAWN[name]
+    header = [each for each in (*COLUMNS, *NUMBERS, "worst") if not (lacking and each == column)]
+    lines = [",".join(number if each == column else "1" for each in header) for number in numbers]
+    (tmp_path / "table.csv").write_text("\n".join([",".join(header), *lines]))
+    with pytest.raises(ByeError, match=re.escape(told.format(column))):
+        draw(tmp_path / "table.csv", tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 
 

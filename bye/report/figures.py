@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from bye.data.images import load_image
 from bye.data.samples import id_of, question_of, read_written
 from bye.errors import ByeError
-from bye.files import read_csv, replacing
+from bye.files import read_csv, read_table, replacing
 from bye.flags import read_flags, read_labels
 
 STYLE = Path(__file__).with_name("figures.mplstyle")  # the look of all figures
@@ -102,7 +102,7 @@ def bars_figure(table, out, series, value, ylabel):
 
     series, value: columns with the bars' names and their heights; an empty value stands as 0.
     """
-    rows = _rows_of(table)
+    rows = read_table(table, ["model", "dataset", series], [value])
     models, datasets, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset", series))
     with new_figure(out, (1.0 + 4.4 * len(models), 3.4)) as figure:
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
@@ -125,7 +125,7 @@ def bars_figure(table, out, series, value, ylabel):
 
 def layers_figure(table, out, tau):
     """Draw BSI and AUROC of every layer, a panel a model and dataset; a dashed line is the BSI's threshold `tau`."""
-    rows = _rows_of(table)
+    rows = read_table(table, ["model", "dataset", "sensitive"], ["layer", "bsi", "auroc"])
     models, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset"))
     many = max(int(row["layer"]) for row in rows) >= LAYERS  # numbers beside each other would meet: they stand
     with new_figure(out, ((3.8 if many else 2.9) * len(datasets), 0.5 + 2.2 * len(models))) as figure:
@@ -153,8 +153,6 @@ def layers_figure(table, out, tau):
 
 def poison_rate_figure(table, out):
     """Draw recall, precision and ASR over the share of poison, and the share dropped, a panel a method."""
-    rows = _rows_of(table)
-    cells = list(dict.fromkeys((row["model"], row["dataset"], row["method"]) for row in rows))
     lines = {
         "recall": ("recall", SERIES[3], "o-"),
         "precision": ("precision", SERIES[1], "s-"),
@@ -162,6 +160,8 @@ def poison_rate_figure(table, out):
         "ASR": ("ASR after cleaning", LOW, "v-"),
         "dropped": ("share dropped", SERIES[0], "d:"),
     }
+    rows = read_table(table, ["model", "dataset", "method"], ["rate", *lines])
+    cells = list(dict.fromkeys((row["model"], row["dataset"], row["method"]) for row in rows))
     with new_figure(out, (1.0 + 3.4 * len(cells), 3.6)) as figure:
         panels = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
         for axes, cell in zip(panels, cells, strict=True):
@@ -318,14 +318,6 @@ def _examples(maps, samples, images, labels):
             )
         ]
     return sorted(found, key=lambda example: example.poisoned)
-
-
-def _rows_of(table):
-    """Return the rows of a table that is drawn. Raises ByeError if it has none."""
-    rows = read_csv(table)
-    if not rows:
-        raise ByeError(f"{table} has no rows to draw; make its cells first")
-    return rows
 
 
 def show_image(axes, image, attention=None):

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
 from bye.errors import ByeError
-from bye.files import read_csv
+from bye.files import read_table
 from bye.report.figures import HIGH, INK, LOW, new_figure
 from bye.report.measured import LOST
 from bye.report.panels import alarm_panels, matrix_panels, methods_of, short
@@ -31,7 +31,8 @@ def matrix_figure(table, out):
     backdoor has not formed (attack success below FORMED) the cell is grey, and its number counts for nothing. What was
     not measured is left out. Raises ByeError where nothing was.
     """
-    columns, panels = matrix_panels([(row, None) for row in read_csv(table)])
+    rows = read_table(table, ["model", "dataset", "method", "trigger"], ["rate", "f1", "clean_lost", "ASR_vanilla"])
+    columns, panels = matrix_panels([(row, None) for row in rows])
     title = (
         "F1 (%) of each detector; of the untouched set (0), the share lost (%).  Grey: no backdoor formed.  "
         f"▴: more than {LOST:g} % of the clean samples lost"
@@ -45,7 +46,8 @@ def false_alarms_figure(table, out):
     table: CSV whose rows are parts, with model, dataset, method, size and worst; out: path of the picture, PNG or PDF.
     Raises ByeError if it has no rows.
     """
-    columns, panels = alarm_panels([(row, None) for row in read_csv(table)])
+    rows = read_table(table, ["model", "dataset", "method", "size"], ["worst"])
+    columns, panels = alarm_panels([(row, None) for row in rows])
     title = "Clean samples lost (%) in the worst of all random parts of an untouched set, and in all of it"
     _draw(panels, columns, "samples of a part, by set", title, table, out)
 
