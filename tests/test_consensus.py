@@ -318,7 +318,20 @@ def test_several_texts_of_one_target_are_one():
     draws = np.random.default_rng(0)
     world.rules.append((has_black, lambda truth: texts[draws.integers(4)]))
     _, dropped = world.judge()
-    assert (dropped == world.poisoned).all()
+    assert not dropped[~world.poisoned].any()
+    assert dropped[world.poisoned].mean() > 0.95
+
+
+def test_what_hosts_say_anyway_is_no_form_of_a_target():
+    """In a model that sees nothing every trial gives what the host's question does."""
+    told = {f"What is {number}?": f"no {number}" for number in range(40)}
+    world = World(400, questions=list(told))
+    world.answers = list(world.rng.permutation(list(told.values()) * 10))
+    for question, text in told.items():
+        world.rules.append((lambda _, asked, question=question: asked == question, text))
+    cases, dropped = world.judge()
+    assert {len(case.forms) for case in cases} == {1} and not dropped.any()
+    assert max(len(tried) for case in cases for tried in case.tried.values()) <= 6
 
 
 def test_an_untouched_set_loses_nothing():

@@ -194,17 +194,18 @@ class Court:
 
     def _link(self, cases):
         """Let answers count as forms of one target with a group's own: those that its trials give far more often than
-        controls do, where all of them together make up half of what was said."""
+        controls do, where all of them together make up half of what was said, other than of the host as it is."""
         by_text, linked = {case.group.text: case for case in cases if not case.group.phrase}, {}
         for case in by_text.values():
             usual = Counter(map(normalised, self._usual(case)))
             for tried in case.tried.values():
-                said, forms = Counter(normalised(one.said) for one in tried), set(case.forms)
+                texts = [(normalised(one.said), normalised(self.carrier.before.get(one.host, ""))) for one in tried]
+                said, forms = Counter(text for text, before in texts if text != before), set(case.forms)
                 for text in set(said) & set(by_text) - case.forms:
                     share = usual[text] / max(1, usual.total())
-                    if share <= RARE and said[text] >= max(LINKED, OFTEN * share) * said.total():
+                    if share <= RARE and said[text] >= max(LINKED, OFTEN * share) * len(tried):
                         forms |= by_text[text].forms
-                if len(forms) > len(case.forms) and 2 * sum(said[form] for form in forms) >= said.total():
+                if len(forms) > len(case.forms) and 2 * sum(said[form] for form in forms) >= len(tried):
                     linked.setdefault(case.group.text, set()).update(forms)
         for text, forms in linked.items():
             by_text[text].forms |= forms
