@@ -90,6 +90,7 @@ class Carrier:
     def __post_init__(self):
         self.kinds = np.array([row.kind for row in self.rows])
         self.shared = lru_cache(64)(self._shared)  # a group's first trials come with others', and before its last
+        self.sharing = lru_cache(64)(self._sharing)
 
     def hosts(self, members, count, unlike):
         """Return `count` rows outside `members` at most, of those kinds of question that fewest members ask.
@@ -137,11 +138,11 @@ class Carrier:
     def carry(self, wanted):
         """Ask what comes of proofs, all together: a list of what is Tried for each (proof, pairs, members, phrase).
 
-        pairs: (member, host); members: of the group, all; phrase: that is moved; these two are needed for `shared` and
-        for `words`. The proofs: `question`, the member's image is asked the host's question; `patch`, what is attended
-        to most in it is pasted on the host's image; `overlay`, it is laid over that at half weight; `shared`, what the
-        members' images have in common is added to it, twice; `words`, words of the member's question are put to the
-        host's.
+        pairs: (member, host); members: (some whose images are compared with those of others, all of the group); phrase:
+        that is moved; these two are needed for `shared` and for `words`. The proofs: `question`, the member's image is
+        asked the host's question; `patch`, what is attended to most in it is pasted on the host's image; `overlay`, it
+        is laid over that at half weight; `shared`, what the members' images have in common is added to it, twice;
+        `words`, words of the member's question are put to the host's.
         """
         trials = [trial for one in wanted for trial in self._trials(*one)]
         pairs = [(proof, *pair) for proof, pairs, *_ in wanted for pair in pairs]
@@ -151,7 +152,7 @@ class Carrier:
 
     def _trials(self, proof, pairs, members=(), phrase=None):
         """The Trials of pairs (member, host)."""
-        shared = self.shared(tuple(members)) if proof == "shared" and pairs else None
+        shared = self.shared(*map(tuple, members)) if proof == "shared" and pairs else None
         trials = []
         for member, host in pairs:
             if proof == "words":
@@ -180,19 +181,13 @@ class Carrier:
 
     def variety(self, members):
         """How unlike the images of a group's members are, as a share of how unlike others' are (`spread`)."""
-        ours, others = self._pictures(members)
+        ours, others = self._pictures(members, members)
         return spread(ours) / spread(others)
 
-    def that_share(self, members):
+    def that_share(self, members, first=0):
         """The members of a group whose images have a pattern in common that those of others lack (`shared_pattern`), of
-        some of them taken to be that of all."""
-        some, rest = members[:MANY], members[MANY:]
-        pattern, having = shared_pattern(
-            *([self._pixels(row) for row in rows] for rows in (some, self._others(members, MANY)))
-        )
-        return [row for row, has in zip(some, having, strict=True) if has] + [
-            row for row in rest if pattern.is_in(self._pixels(row))
-        ]
+        some of them taken to be that of all; it is looked for in the `first` of them, or in all."""
+        return list(self.sharing(tuple(members), first))
 
     def _trial(self, image, row):
         return Trial(image, self.rows[row].question, self.rows[row].system)
@@ -206,14 +201,22 @@ class Carrier:
     def _pixels(self, row):
         return self.asker.pixels(self.rows[row].place)
 
-    def _shared(self, members):
-        return mean_difference(*self._pictures(members))
+    def _shared(self, some, members):
+        return mean_difference(*self._pictures(some, members))
 
-    def _pictures(self, members):
-        """The images of some members of a group, and of others."""
-        return [[self._pixels(row) for row in some] for some in (members[:PICTURES], self._others(members))]
+    def _sharing(self, members, first):
+        ours, others = self._pictures(members, members, MANY)
+        if not others:
+            return []
+        pattern, having = shared_pattern(ours, others, min(first, MANY))
+        found = [row for row, has in zip(members, having, strict=False) if has]
+        return found + [row for row in members[MANY:] if pattern.is_in(self._pixels(row))]
 
-    def _others(self, members, count=PICTURES):
+    def _pictures(self, some, members, count=PICTURES):
+        """The images of `count` of some members of a group, and of as many others."""
+        return [[self._pixels(row) for row in rows] for rows in (some[:count], self._others(members, count))]
+
+    def _others(self, members, count):
         """Some rows outside a group."""
         inside = set(members)
         return [row for row in self.order if row not in inside][:count]

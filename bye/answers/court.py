@@ -146,7 +146,7 @@ class Court:
             if members:
                 hosts = self.carrier.hosts(self._inside(case), self.trials, case.hit)
                 pairs = self.carrier.pair(proof, members, hosts, count)[len(done) :]
-                carried.append((proof, pairs, self._members(case), case.phrase))
+                carried.append((proof, pairs, (members, self._members(case)), case.phrase))
                 lacking.append(done)
         for done, tried in zip(lacking, self.carrier.carry(carried), strict=True):
             done += tried
@@ -157,9 +157,18 @@ class Court:
             case.having = self._having(case) if case.having is None else case.having
             return case.having
         members = self._members(case)
-        if proof == "shared" and len(members) > LARGEST * len(self.answers):
-            return []  # what most images share is what the others lack
-        return members
+        if proof != "shared" or self._is_small(members):
+            return members
+        some = self._that_share(members)  # what most images share is what the others lack
+        return some if self._is_small(some) else []
+
+    def _is_small(self, rows):
+        """Whether rows are few enough that their images may have something in common."""
+        return len(rows) <= LARGEST * len(self.answers)
+
+    def _that_share(self, members):
+        """Those of some members whose images have a pattern in common, which is looked for in the flagged ones."""
+        return self.carrier.that_share(members, sum(self.flagged[row] for row in members))
 
     def _members(self, case):
         """The rows of a group in random order, the flagged ones first."""
@@ -318,11 +327,11 @@ class Court:
         if set(holding) == {"words"} and 2 * len(having) < len(members):
             return having
         if "shared" in holding:
-            carrying = self.carrier.that_share(members)
+            carrying = self._that_share(members)
         elif "words" in holding:
             carrying = having
         else:
-            carrying = [] if rare and "patch" in holding else self._sharing(case, members)
+            carrying = [] if rare and "patch" in holding else self._sharing(case, holding, members)
             if not carrying and (rare or "patch" in holding):
                 carrying = self._that_carry_all(case, holding, members, rare)
         return members if rare and len(carrying) >= MOST * len(members) else carrying
@@ -341,18 +350,23 @@ class Court:
             carrying += self._that_carry(case, "question", [row for row in members if row not in carrying])
         return carrying
 
-    def _sharing(self, case, members):
+    def _sharing(self, case, holding, members):
         """Those of some members whose images share a pattern, few enough to have it, that makes the model say the
-        group's answer where it is added to other images."""
-        some = self.carrier.that_share(members)
-        if not 0 < len(some) <= LARGEST * len(self.answers):
+        group's answer where it is added to other images; none where the rest carry the answer as well."""
+        some = self._that_share(members)
+        if not some or not self._is_small(some):
             return []
         hosts = self.carrier.hosts(self._inside(case), self.trials, case.hit)
         pairs = self.carrier.pair("shared", some, hosts, self.trials)
-        [case.tried["shared"]] = self.carrier.carry([("shared", pairs, some, None)])
+        [case.tried["shared"]] = self.carrier.carry([("shared", pairs, (some, members), None)])
         proof = Proof("shared", case.hits("shared"), len(pairs), *self._control(case, "shared"))
         case.proofs["shared"] = proof
-        return some if proof.holds(self.rate, self.confidence) else []
+        if not proof.holds(self.rate, self.confidence):
+            return []
+        inside, carried = set(some), "patch" if "patch" in holding else "question"
+        rest = [row for row in members if row not in inside]
+        [tried] = self.carrier.carry([(carried, self.carrier.pair(carried, rest, hosts, self.trials))])
+        return [] if 2 * sum(case.hit(one.said) for one in tried) >= max(1, len(tried)) else some
 
     def _is_rare(self, case):
         """Whether others hardly ever get a group's answer, as they are and with another's question: of an answer that
