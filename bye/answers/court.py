@@ -5,8 +5,8 @@ but where whole images alone speak for an answer and cannot prove it, and its ra
 samples outside the group, whose own answers count. A phrase is at most suspicious: a thing that is pasted on another
 image is rightly spoken of there. So is a kind of image of its own, such as one under clouds, whatever is asked: where
 only whole images carry an answer, they must be as different as those of others, and what they share must carry it too
-if honest samples have that answer. What is not proven is suspicious only
-if the group is enriched among the flagged samples beyond chance, where any are flagged.
+if honest samples have that answer. What is not proven is suspicious only if the group is enriched among the flagged
+samples beyond chance, where any are flagged.
 """
 
 from collections import Counter
