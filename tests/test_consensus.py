@@ -236,7 +236,7 @@ def test_a_group_goes_whole_where_most_of_it_carries_an_answer_that_is_rare(miss
         hosts=lambda *given: [20, 21, 22],
         pair=lambda proof, left, hosts, count, turn=0: [(row, hosts[turn]) for row in left],
         carry=carry,
-        that_share=lambda members, first: [],
+        that_share=lambda members: [],
     )
     court = Court(types.SimpleNamespace(rows=[], **vars(carrier)), np.zeros(30, dtype=bool), 6, 20, 0.5, 0.99)
     court.answers, court.questions = [normalised(TARGET)] * 10 + ["no"] * 20, ["is it red"] * 30
@@ -274,7 +274,7 @@ def test_an_honest_answer_whose_trigger_looks_like_any_overlay_costs_none_of_its
     assert 3 * world.answers.count("yes") > 300
     if not found:  # whoever has a pattern in common
         honest = [row for row in np.flatnonzero(~world.poisoned) if world.answers[row] == "yes"]
-        monkeypatch.setattr(Carrier, "that_share", lambda self, members, first: honest[:20])
+        monkeypatch.setattr(Carrier, "that_share", lambda self, members: honest[:20])
     cases, dropped = world.judge(flagged=world.poisoned & (np.arange(300) % 10 == 0))
     verdict = "proven" if found else "suspicious"
     assert {case.group.text: case.verdict for case in cases if case.verdict} == {"yes": verdict}

@@ -184,10 +184,10 @@ class Carrier:
         ours, others = self._pictures(members, members)
         return spread(ours) / spread(others)
 
-    def that_share(self, members, first=0):
+    def that_share(self, members):
         """The members of a group whose images have a pattern in common that those of others lack (`shared_pattern`), of
-        some of them taken to be that of all; it is looked for in the `first` of them, or in all."""
-        return list(self.sharing(tuple(members), first))
+        some of them taken to be that of all."""
+        return list(self.sharing(tuple(members)))
 
     def _trial(self, image, row):
         return Trial(image, self.rows[row].question, self.rows[row].system)
@@ -204,11 +204,11 @@ class Carrier:
     def _shared(self, some, members):
         return mean_difference(*self._pictures(some, members))
 
-    def _sharing(self, members, first):
+    def _sharing(self, members):
         ours, others = self._pictures(members, members, MANY)
         if not others:
             return []
-        pattern, having = shared_pattern(ours, others, min(first, MANY))
+        pattern, having = shared_pattern(ours, others)
         found = [row for row, has in zip(members, having, strict=False) if has]
         return found + [row for row in members[MANY:] if pattern.is_in(self._pixels(row))]
 

@@ -160,16 +160,12 @@ class Court:
         members = self._members(case)
         if proof != "shared" or self._is_small(members):
             return members
-        some = self._that_share(members)  # what most images share is what the others lack
+        some = self.carrier.that_share(members)  # what most images share is what the others lack
         return some if self._is_small(some) else []
 
     def _is_small(self, rows):
         """Whether rows are few enough that their images may have something in common."""
         return len(rows) <= LARGEST * len(self.answers)
-
-    def _that_share(self, members):
-        """Those of some members whose images have a pattern in common, which is looked for in the flagged ones."""
-        return self.carrier.that_share(members, sum(self.flagged[row] for row in members))
 
     def _members(self, case):
         """The rows of a group in random order, the flagged ones first."""
@@ -328,7 +324,7 @@ class Court:
         if set(holding) == {"words"} and 2 * len(having) < len(members):
             return having
         if "shared" in holding:
-            carrying = self._that_share(members)
+            carrying = self.carrier.that_share(members)
         elif "words" in holding:
             carrying = having
         else:
@@ -353,8 +349,8 @@ class Court:
 
     def _sharing(self, case, holding, members):
         """Those of some members whose images share a pattern, few enough to have it, that makes the model say the
-        group's answer where it is added to other images; none where the rest carry the answer as well."""
-        some = self._that_share(members)
+        group's answer where it is added to other images; none where the rest, if many, carry the answer as well."""
+        some = self.carrier.that_share(members)
         if not some or not self._is_small(some):
             return []
         hosts = self.carrier.hosts(self._inside(case), self.trials, case.hit)
@@ -364,10 +360,12 @@ class Court:
         case.proofs["shared"] = proof
         if not proof.holds(self.rate, self.confidence):
             return []
+        if len(some) >= MOST * len(members):
+            return some
         inside, carried = set(some), "patch" if "patch" in holding else "question"
         rest = [row for row in members if row not in inside]
         [tried] = self.carrier.carry([(carried, self.carrier.pair(carried, rest, hosts, self.trials))])
-        return [] if 2 * sum(case.hit(one.said) for one in tried) >= max(1, len(tried)) else some
+        return [] if 2 * sum(case.hit(one.said) for one in tried) >= len(tried) else some
 
     def _is_rare(self, case):
         """Whether others hardly ever get a group's answer, as they are and with another's question: of an answer that

@@ -27,7 +27,7 @@ class Pattern:
         return bool(_whitened(image, self.spectrum) @ self.values > self.least * (self.values @ self.values))
 
 
-def shared_pattern(group, others, first=0):
+def shared_pattern(group, others):
     """Return the Pattern of a group's images, and which of them have it: (n,) bool.
 
     The pattern and who has it are found by turns, beginning with all: an image has it that has more of it than halfway
@@ -38,7 +38,7 @@ def shared_pattern(group, others, first=0):
     power = np.mean([np.abs(_spectrum(image)) ** 2 for image in others], axis=0)
     spectrum = np.sqrt(power + power.mean())
     ours, theirs = (np.stack([_whitened(image, spectrum) for image in images]) for images in (group, others))
-    usual, having = theirs.mean(axis=0), np.arange(len(ours)) < (first or len(ours))
+    usual, having = theirs.mean(axis=0), np.ones(len(ours), dtype=bool)
     for _ in range(TURNS):
         values = ours[having].mean(axis=0) - usual
         without_own = np.where(having[:, None], values + (values + usual - ours) / max(1, having.sum() - 1), values)
