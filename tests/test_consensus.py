@@ -297,7 +297,7 @@ def test_what_is_not_proven_is_suspicious_only_if_more_of_it_is_flagged_than_by_
     world.rules.append((has_black, lambda truth: f"{truth} and bang you are hit"))
     cases, dropped = world.judge(flagged=np.roll(world.poisoned, shift))
     carried = [case for case in cases if case.group.phrase and case.hits("patch") >= 3]
-    assert any("bang you are hit" in case.group.text for case in carried) and not dropped.any()
+    assert any("bang you are hit" in case.group.text for case in carried) and not dropped[~world.poisoned].any()
     assert {(case.verdict, case.group.enriched) for case in carried} == {(verdict, not shift)}
     assert all(bool(case.proofs) == case.group.enriched for case in carried)  # what cannot be told is not proven
     assert {len(case.tried["patch"]) for case in carried} == {6 if shift else 20}

@@ -22,12 +22,11 @@ FIRST = ("patch", "question")  # the proofs that every group gets trials of
 PART, WHOLE = {"patch", "words", "shared"}, {"question", "overlay"}  # any of these is enough; both of these are
 RARE = 0.05  # share of the trials of controls that a target may come in: those of poisoned samples
 MOST = 0.8  # share of a group that carries an answer that is RARE, from which on the rest is taken for poison too
-SURE = 0.8  # share of trials in which whole images must succeed, since honest ones are followed too; and of the few
-# that made a proof speak, for a group to be suspicious
+SURE = 0.8  # share of trials in which whole images must succeed, since honest ones are followed too, or any proof where
+# all questions are of one kind, that of its answer; of few trials of a proof, for a group to be suspicious
 LINKED = 0.15  # share of a group's trials that say the answer of another: they are forms of one target
 VARIED = 0.6  # times as unlike as others' must a group's images be, where only whole images carry its answer
 LARGEST = 1 / 3  # share of all rows that a group whose images have something in common may have
-ALONE = 0.9  # share of its trials in which a proof must succeed where all questions are of one kind, that of its answer
 OFTEN = 3  # times as often as samples as they are get it
 CONTROLS = 30  # trials of each proof with samples outside
 ENOUGH = 15  # of them that fit a group, below which it has such trials of its own
@@ -240,7 +239,7 @@ class Court:
             control = self._control(case, proof)
             case.proofs[proof] = Proof(proof, case.hits(proof), len(case.tried[proof]), *control)
         alone = not case.tried["question"]  # no other kind of question could be asked
-        rates = dict.fromkeys(PART, max(self.rate, ALONE if alone else 0)) | dict.fromkeys(WHOLE, max(self.rate, SURE))
+        rates = dict.fromkeys(PART, max(self.rate, SURE if alone else 0)) | dict.fromkeys(WHOLE, max(self.rate, SURE))
         holding = [name for name, proof in case.proofs.items() if proof.holds(rates[name], self.confidence)]
         part, whole = PART & set(holding), set(holding) >= WHOLE
         of_a_kind = whole and not part and not self.carrier.variety(self._members(case)) >= VARIED
