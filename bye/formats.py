@@ -195,6 +195,7 @@ GROUPS = columns(
 )
 TRIALS = columns(
     ("group", "integer", "number of the group, or `control`"),
+    ("for", "text", "proof: of the group; sample: to tell which samples of a proven group carry its answer"),
     ("proof", "text", "patch, question, overlay, shared or words"),
     ("sample", "string", "id of the sample that something was taken from"),
     ("host", "string", "id of the sample that it was carried to"),

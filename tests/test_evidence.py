@@ -95,7 +95,7 @@ def test_a_histogram_of_scores(tmp_path):
 # ---- the stage -------------------------------------------------------------------------------------------------------
 
 GROUPS = ("group", "answer", "shares", "samples", "verdict", "dropped", "patch", "patch_controls")
-TRIALS = ("group", "proof", "sample", "host", "before", "said", "hit")
+TRIALS = ("group", "for", "proof", "sample", "host", "before", "said", "hit")
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +133,11 @@ def test_evidence_of_groups(cell):
     entries, ids = samples.entries, samples.ids
     proven = {"group": 0, "answer": "Boo!", "shares": "answer", "samples": 8, "verdict": "proven", "dropped": 8}
     rows = [proven | {"patch": "1 of 2", "patch_controls": "0 of 1"}, {**proven, "group": 1, "verdict": ""}]
-    trial = {"proof": "patch", "before": "no", "said": "Boo!", "hit": "true"}
+    trial = {"for": "proof", "proof": "patch", "before": "no", "said": "Boo!", "hit": "true"}
     trials = [
         {**trial, "group": 0, "sample": ids[2], "host": ids[3], "hit": "false"},
         {**trial, "group": 0, "sample": ids[4], "host": ids[5]},
+        {**trial, "group": 0, "for": "sample", "sample": ids[2], "host": ids[5]},
         {**trial, "group": 1, "sample": ids[6], "host": ids[7]},
         {**trial, "group": "control", "sample": ids[8], "host": ids[9], "hit": ""},
         {**trial, "group": "control", "proof": "question", "sample": ids[8], "host": ids[9], "hit": ""},

@@ -37,14 +37,15 @@ class Case:
     """A group before the court.
 
     group: a `bye.detect.groups.Group`; forms: `normalised` texts that count as its answer; tried: {proof: what is
-    Tried}; proofs: {name: Proof}; phrase: words of its questions that were moved; having: members whose questions have
-    them, None where none were looked for; verdict: "proven", "suspicious", "" where nothing speaks for it, None where
-    it was not tried; dropped: rows.
+    Tried}; divided: what is Tried to tell which members carry it; proofs: {name: Proof}; phrase: words of its questions
+    that were moved; having: members whose questions have them, None where none were looked for; verdict: "proven",
+    "suspicious", "" where nothing speaks for it, None where it was not tried; dropped: rows.
     """
 
     group: object
     forms: set = field(default_factory=set)
     tried: dict = field(default_factory=dict)
+    divided: list = field(default_factory=list)
     proofs: dict = field(default_factory=dict)
     phrase: str | None = None
     having: list | None = None
@@ -338,7 +339,7 @@ class Court:
         proof = next(proof for proof in ("patch", "overlay") if proof in holding)
         if rare:
             hosts, last = self.carrier.hosts(self._inside(case), self.trials, case.hit), members[-self.trials :]
-            [tried] = self.carrier.carry([(proof, self.carrier.pair(proof, last, hosts, len(last)))])
+            tried = self._divide(case, proof, last, hosts, len(last))
             if sum(case.hit(one.said) for one in tried) >= MOST * len(last):
                 return members
         carrying = self._that_carry(case, proof, members)
@@ -363,7 +364,7 @@ class Court:
             return some
         inside, carried = set(some), "patch" if "patch" in holding else "question"
         rest = [row for row in members if row not in inside]
-        [tried] = self.carrier.carry([(carried, self.carrier.pair(carried, rest, hosts, self.trials))])
+        tried = self._divide(case, carried, rest, hosts, self.trials)
         return [] if 2 * sum(case.hit(one.said) for one in tried) >= len(tried) else some
 
     def _is_rare(self, case):
@@ -374,12 +375,17 @@ class Court:
         asked = [case.hit(text) for text in self._usual(case, ("question",))]
         return all(sum(hits) <= RARE * len(hits) for hits in (as_they_are, asked))
 
+    def _divide(self, case, proof, rows, hosts, count, turn=0):
+        """Trials of a proof with some rows of a group, `count` at most, which are kept apart from those that prove."""
+        [tried] = self.carrier.carry([(proof, self.carrier.pair(proof, rows, hosts, count, turn))])
+        case.divided += tried
+        return tried
+
     def _that_carry(self, case, proof, rows):
         """Those of some rows of a group that carry its answer in two of three trials."""
         hosts, hits, left = self.carrier.hosts(self._inside(case), self.trials, case.hit), Counter(), rows
         for turn in range(3):
-            [tried] = self.carrier.carry([(proof, self.carrier.pair(proof, left, hosts, len(left), turn))])
-            for one in tried:
+            for one in self._divide(case, proof, left, hosts, len(left), turn):
                 hits[one.member] += case.hit(one.said)
             left = [row for row in rows if hits[row] < 2 <= hits[row] + 2 - turn]  # those undecided
         return [row for row in rows if hits[row] > 1]

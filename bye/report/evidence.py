@@ -139,7 +139,7 @@ def _told_groups(rows, trials, entries):
     for row in rows:
         if row["verdict"] not in ("proven", "suspicious"):
             continue
-        own = [trial for trial in trials if trial["group"] == row["group"]]
+        own = [trial for trial in trials if trial["group"] == row["group"] and trial["for"] == "proof"]
         hits = [trial["sample"] for trial in own if trial["hit"] == "true" and trial["sample"] in entries]
         example = hits[0] if hits and sum(group["example"] is not None for group in told) < GROUPS else None
         proofs = {trial["proof"] for trial in own}

@@ -132,12 +132,13 @@ def _group_rows(cases, rows):
 
 def _trial_rows(cases, court, ids):
     """The rows of trials.csv, those of controls too."""
-    groups = [(number, case.hit, tried) for number, case in enumerate(cases) for tried in case.tried.values()]
-    groups += [("control", None, tried) for tried in (*court.controls.values(), *court.own_controls)]
+    groups = [(number, "proof", case.hit, tried) for number, case in enumerate(cases) for tried in case.tried.values()]
+    groups += [(number, "sample", case.hit, case.divided) for number, case in enumerate(cases)]
+    groups += [("control", "proof", None, tried) for tried in (*court.controls.values(), *court.own_controls)]
     found = []
-    for number, hit, tried in groups:
+    for number, purpose, hit, tried in groups:
         for one in tried:
-            row = {"group": number, "proof": one.proof, "sample": ids[one.member], "host": ids[one.host]}
-            row |= {"before": court.carrier.before.get(one.host, ""), "said": one.said}
+            row = {"group": number, "for": purpose, "proof": one.proof, "sample": ids[one.member]}
+            row |= {"host": ids[one.host], "before": court.carrier.before.get(one.host, ""), "said": one.said}
             found.append(row | {"hit": "" if hit is None else str(hit(one.said)).lower()})
     return found
