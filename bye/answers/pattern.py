@@ -7,6 +7,7 @@ import numpy as np
 from bye.answers.trials import SIDE, resized
 
 TURNS = 10  # of finding the pattern and who has it
+TINY = np.finfo(np.float32).tiny
 LEADING = 0.9  # quantile of how much of the pattern those have that have it
 
 
@@ -39,10 +40,16 @@ def shared_pattern(group, others):
     spectrum = np.sqrt(power + power.mean())
     ours, theirs = (np.stack([_whitened(image, spectrum) for image in images]) for images in (group, others))
     usual, having = theirs.mean(axis=0), np.ones(len(ours), dtype=bool)
+    lengths = np.einsum("ij,ij->i", ours, ours)
     for _ in range(TURNS):
-        values = ours[having].mean(axis=0) - usual
-        without_own = np.where(having[:, None], values + (values + usual - ours) / max(1, having.sum() - 1), values)
-        much = (ours * without_own).sum(axis=1) / np.maximum((without_own**2).sum(axis=1), np.finfo(np.float32).tiny)
+        mean = ours[having].mean(axis=0)
+        values = mean - usual
+        much, of_mean, rest = ours @ values, ours @ mean, max(1, having.sum() - 1)
+        without_own = values @ values + 2 * (values @ mean - much) / rest
+        without_own += (mean @ mean - 2 * of_mean + lengths) / rest**2  # its squared length
+        much = np.where(
+            having, (much + (of_mean - lengths) / rest) / np.maximum(without_own, TINY), much / (values @ values)
+        )
         least = (np.mean(theirs @ values) / (values @ values) + np.quantile(much[having], LEADING)) / 2
         before, having = having, much > least
         if not having.any() or (having == before).all():

@@ -164,7 +164,13 @@ FILES = {
             "The groups of answers that consensus tried, and what each proof came to.",
             GROUPS,
         ),
-        File(f"{CELL}/trials.csv", "detect", "CSV, a row a trial", "Every trial of consensus, those too that tell which samples of a proven group go.", TRIALS),
+        File(
+            f"{CELL}/trials.csv",
+            "detect",
+            "CSV, a row a trial",
+            "Every trial of consensus, those too that tell which samples of a proven group go.",
+            TRIALS,
+        ),
         File(
             f"{CELL}/layers.csv",
             "detect",
