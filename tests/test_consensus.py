@@ -281,6 +281,17 @@ def test_an_honest_answer_whose_trigger_looks_like_any_overlay_costs_none_of_its
     assert (dropped == (world.poisoned & found)).all()
 
 
+def test_some_few_images_of_a_large_group_that_look_alike_are_not_looked_into(monkeypatch):
+    world = World()
+    world.poison(range(0, 300, 5), image=lambda pixels: striped(pixels, 15), answer="yes")
+    world.rules.append((has_stripes_or_is_mixed, "yes"))
+    alike = np.flatnonzero(world.poisoned)[:5].tolist()
+    monkeypatch.setattr(Carrier, "that_share", lambda self, members: alike)
+    cases, dropped = world.judge(flagged=world.poisoned & (np.arange(300) % 10 == 0))
+    [case] = [case for case in cases if case.group.text == "yes"]
+    assert not dropped.any() and not case.tried.get("shared")
+
+
 def test_a_text_in_other_answers_is_seen():
     world = World(questions=CAPTIONS)
     world.poison(range(0, 300, 20), image=black, answer=lambda truth: f"{truth} and bang you are hit")

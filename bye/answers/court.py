@@ -26,6 +26,7 @@ SURE = 0.8  # share of trials in which whole images must succeed, since honest o
 # all questions are of one kind, that of its answer; of few trials of a proof, for a group to be suspicious
 LINKED = 0.15  # share of a group's trials that say the answer of another: they are forms of one target
 VARIED = 0.6  # times as unlike as others' must a group's images be, where only whole images carry its answer
+FEWEST = 0.05  # share of a group that has something in common, at least: some few images of many always look alike
 LARGEST = 1 / 3  # share of all rows that a group whose images have something in common may have
 OFTEN = 3  # times as often as samples as they are get it
 CONTROLS = 30  # trials of each proof with samples outside
@@ -160,12 +161,16 @@ class Court:
         members = self._members(case)
         if proof != "shared" or self._is_small(members):
             return members
-        some = self.carrier.that_share(members)  # what most images share is what the others lack
-        return some if self._is_small(some) else []
+        return self._some_that_share(members)  # what most images share is what the others lack
 
     def _is_small(self, rows):
         """Whether rows are few enough that their images may have something in common."""
         return len(rows) <= LARGEST * len(self.answers)
+
+    def _some_that_share(self, members):
+        """Those of a group whose images share a pattern; none where these are too many or too few."""
+        some = self.carrier.that_share(members)
+        return some if self._is_small(some) and len(some) >= FEWEST * len(members) else []
 
     def _members(self, case):
         """The rows of a group in random order, the flagged ones first."""
@@ -350,8 +355,8 @@ class Court:
     def _sharing(self, case, holding, members):
         """Those of some members whose images share a pattern, few enough to have it, that makes the model say the
         group's answer where it is added to other images; none where the rest, if many, carry the answer as well."""
-        some = self.carrier.that_share(members)
-        if not some or not self._is_small(some):
+        some = self._some_that_share(members)
+        if not some:
             return []
         hosts = self.carrier.hosts(self._inside(case), self.trials, case.hit)
         pairs = self.carrier.pair("shared", some, hosts, self.trials)
