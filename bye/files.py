@@ -156,12 +156,13 @@ def read_csv(path, delimiter=","):
     return list(csv.DictReader(io.StringIO(read_text(path)), delimiter=delimiter))
 
 
-def read_table(path, texts=(), numbers=()):
-    """Return the rows of a CSV file that is drawn, dicts of texts with these columns; a number may be left out.
+def read_table(path, texts=(), numbers=(), gaps=()):
+    """Return the rows of a CSV file that is drawn, dicts of texts with these columns; gaps: of numbers that may be left
+    out.
 
-    Raises ByeError where it has no rows or lacks columns, or a number is none, all of these at once.
+    Raises ByeError where it has no rows, or for all columns that it lacks, or for all numbers that are none.
     """
-    rows, needed = read_csv(path), (*texts, *numbers)
+    rows, needed = read_csv(path), (*texts, *numbers, *gaps)
     if not rows:
         raise ByeError(f"{path} has no rows to draw; make its cells first")
     missing = [column for column in needed if column not in rows[0]]
@@ -170,8 +171,8 @@ def read_table(path, texts=(), numbers=()):
     wrong = [
         f"{column} of row {number} is {row[column]!r}"
         for number, row in enumerate(rows, start=1)
-        for column in numbers
-        if not _is_number(row[column] or "0")
+        for column in (*numbers, *gaps)
+        if not (_is_number(row[column]) or (column in gaps and not row[column]))
     ]
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
@@ -182,7 +183,7 @@ def read_table(path, texts=(), numbers=()):
 def _is_number(text):
     try:
         float(text)
-    except ValueError:
+    except (TypeError, ValueError):  # None where the row is short
         return False
     return True
 

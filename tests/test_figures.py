@@ -182,6 +182,14 @@ def test_a_table_that_cannot_be_drawn_is_told(tmp_path, name, lacking, numbers, 
     assert not (tmp_path / "a.png").exists()
 
 
+def test_a_number_that_may_not_be_left_out_is_told(tmp_path):
+    (tmp_path / "table.csv").write_text("model,dataset,layer,bsi,auroc,sensitive\nm,x,0,,,true\nm,x\n")
+    with pytest.raises(
+        ByeError, match=r"bsi of row 1 is '', layer of row 2 is None, bsi of row 2 is None, which is no"
+    ):
+        layers_figure(tmp_path / "table.csv", tmp_path / "a.png", 2.0)
+
+
 @pytest.mark.parametrize("n", [2, 30])
 def test_layers(tmp_path, monkeypatch, n):
     turned, annotate = [], Axes.annotate

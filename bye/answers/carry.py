@@ -213,10 +213,7 @@ class Carrier:
         return found + [row for row in members[MANY:] if pattern.is_in(self._pixels(row))]
 
     def _pictures(self, some, members, count=PICTURES):
-        """The images of `count` of some members of a group, and of as many others."""
-        return [[self._pixels(row) for row in rows] for rows in (some[:count], self._others(members, count))]
-
-    def _others(self, members, count):
-        """Some rows outside a group."""
+        """The images of `count` of some members of a group, and of as many rows outside of it."""
         inside = set(members)
-        return [row for row in self.order if row not in inside][:count]
+        others = [row for row in self.order if row not in inside]
+        return [[self._pixels(row) for row in rows[:count]] for rows in (some, others)]

@@ -146,7 +146,7 @@ class Court:
             done = case.tried.setdefault(proof, [])
             members = self._carrying(case, proof) if len(done) < count else []
             if members:
-                hosts = self.carrier.hosts(self._inside(case), self.trials, case.hit)
+                hosts = self._hosts(case)
                 pairs = self.carrier.pair(proof, members, hosts, count)[len(done) :]
                 carried.append((proof, pairs, (members, self._members(case)), case.phrase))
                 lacking.append(done)
@@ -176,6 +176,10 @@ class Court:
         """The rows of a group in random order, the flagged ones first."""
         inside = set(case.group.members.tolist())
         return sorted((row for row in self.carrier.order if row in inside), key=lambda row: not self.flagged[row])
+
+    def _hosts(self, case):
+        """The rows that something of a group is carried to."""
+        return self.carrier.hosts(self._inside(case), self.trials, case.hit)
 
     def _inside(self, case):
         """The rows whose answers are the group's, in any of its forms."""
@@ -286,7 +290,7 @@ class Court:
         place = next(at for at in range(len(first)) if first[at : at + n_words] == case.phrase.split())
         outside = [row for row in self.carrier.order if row not in inside and self.questions[row]]
         alike = [row for row in outside if self.kinds[row] in kinds]
-        hosts = self.carrier.hosts(sorted(inside), self.trials, case.hit)
+        hosts = self._hosts(case)
         pairs = self.carrier.pair("words", alike if len(alike) >= ENOUGH else outside, hosts, 2 * CONTROLS)
         wanted = []
         for member, host in [pair for pair in pairs if self._differs(*pair)][:CONTROLS]:
@@ -343,7 +347,7 @@ class Court:
         get it and most of those that are flagged least do."""
         proof = next(proof for proof in ("patch", "overlay") if proof in holding)
         if rare:
-            hosts, last = self.carrier.hosts(self._inside(case), self.trials, case.hit), members[-self.trials :]
+            hosts, last = self._hosts(case), members[-self.trials :]
             tried = self._divide(case, proof, last, hosts, len(last))
             if sum(case.hit(one.said) for one in tried) >= MOST * len(last):
                 return members
@@ -358,7 +362,7 @@ class Court:
         some = self._some_that_share(members)
         if not some:
             return []
-        hosts = self.carrier.hosts(self._inside(case), self.trials, case.hit)
+        hosts = self._hosts(case)
         pairs = self.carrier.pair("shared", some, hosts, self.trials)
         [case.tried["shared"]] = self.carrier.carry([("shared", pairs, (some, members), None)])
         proof = Proof("shared", case.hits("shared"), len(pairs), *self._control(case, "shared"))
@@ -388,7 +392,7 @@ class Court:
 
     def _that_carry(self, case, proof, rows):
         """Those of some rows of a group that carry its answer in two of three trials."""
-        hosts, hits, left = self.carrier.hosts(self._inside(case), self.trials, case.hit), Counter(), rows
+        hosts, hits, left = self._hosts(case), Counter(), rows
         for turn in range(3):
             for one in self._divide(case, proof, left, hosts, len(left), turn):
                 hits[one.member] += case.hit(one.said)

@@ -102,7 +102,7 @@ def bars_figure(table, out, series, value, ylabel):
 
     series, value: columns with the bars' names and their heights; an empty value stands as 0.
     """
-    rows = read_table(table, ["model", "dataset", series], [value])
+    rows = read_table(table, ["model", "dataset", series], gaps=[value])
     models, datasets, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset", series))
     with new_figure(out, (1.0 + 4.4 * len(models), 3.4)) as figure:
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
@@ -125,7 +125,7 @@ def bars_figure(table, out, series, value, ylabel):
 
 def layers_figure(table, out, tau):
     """Draw BSI and AUROC of every layer, a panel a model and dataset; a dashed line is the BSI's threshold `tau`."""
-    rows = read_table(table, ["model", "dataset", "sensitive"], ["layer", "bsi", "auroc"])
+    rows = read_table(table, ["model", "dataset", "sensitive"], ["layer", "bsi"], ["auroc"])
     models, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset"))
     many = max(int(row["layer"]) for row in rows) >= LAYERS  # numbers beside each other would meet: they stand
     with new_figure(out, ((3.8 if many else 2.9) * len(datasets), 0.5 + 2.2 * len(models))) as figure:
@@ -160,7 +160,7 @@ def poison_rate_figure(table, out):
         "ASR": ("ASR after cleaning", LOW, "v-"),
         "dropped": ("share dropped", SERIES[0], "d:"),
     }
-    rows = read_table(table, ["model", "dataset", "method"], ["rate", *lines])
+    rows = read_table(table, ["model", "dataset", "method"], ["rate"], lines)
     cells = list(dict.fromkeys((row["model"], row["dataset"], row["method"]) for row in rows))
     with new_figure(out, (1.0 + 3.4 * len(cells), 3.6)) as figure:
         panels = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]

@@ -31,7 +31,7 @@ def matrix_figure(table, out):
     backdoor has not formed (attack success below FORMED) the cell is grey, and its number counts for nothing. What was
     not measured is left out. Raises ByeError where nothing was.
     """
-    rows = read_table(table, ["model", "dataset", "method", "trigger"], ["rate", "f1", "clean_lost", "ASR_vanilla"])
+    rows = read_table(table, ["model", "dataset", "method", "trigger"], ["rate"], ["f1", "clean_lost", "ASR_vanilla"])
     columns, panels = matrix_panels([(row, None) for row in rows])
     title = (
         "F1 (%) of each detector; of the untouched set (0), the share lost (%).  Grey: no backdoor formed.  "
