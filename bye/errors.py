@@ -33,6 +33,24 @@ def shortened(text, length=60):
     return f"{text[:length]}..." if len(text) > length else text
 
 
+def first(texts, number):
+    """The first `number` of some texts, and as one text more how many are left."""
+    return [*texts[:number], *([f"and {len(texts) - number} more"] if len(texts) > number else [])]
+
+
+def together(*checks):
+    """Return what each of some functions returns. Raises one ByeError with what is wrong in all of them."""
+    found, problems = [], []
+    for check in checks:
+        try:
+            found.append(check())
+        except ByeError as error:
+            problems.append(str(error))
+    if problems:
+        raise ByeError("\n  ".join(problems if len(problems) == 1 else [f"{len(problems)} problems:", *problems]))
+    return found
+
+
 def counted(number, thing):
     """A number of things as a sentence has it: "1 sample", "9 samples"."""
     return f"{number} {thing}{'s' * (number != 1)}"

@@ -14,7 +14,7 @@ import re
 import shutil
 from pathlib import Path
 
-from bye.errors import ByeError
+from bye.errors import ByeError, first
 
 WRITE_PROBLEMS = {
     errno.ENOSPC: "the disk is full; free some space and run again",
@@ -151,9 +151,16 @@ def read_text(path):
         raise ByeError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
-def read_csv(path, delimiter=","):
-    """Return the rows of a CSV file as dicts of texts. Raises ByeError if it cannot be read."""
-    return list(csv.DictReader(io.StringIO(read_text(path)), delimiter=delimiter))
+def read_csv(path, delimiter=",", columns=()):
+    """Return the rows of a CSV file as dicts of texts; an empty file has none.
+
+    Raises ByeError if it cannot be read, or lacks some columns.
+    """
+    rows = csv.DictReader(io.StringIO(read_text(path)), delimiter=delimiter)
+    missing = [column for column in columns if column not in (rows.fieldnames or columns)]
+    if missing:
+        raise ByeError(f"{path} has no column {', '.join(missing)}; give one that has, or make it anew")
+    return list(rows)
 
 
 def read_table(path, texts=(), numbers=(), gaps=()):
@@ -162,12 +169,9 @@ def read_table(path, texts=(), numbers=(), gaps=()):
 
     Raises ByeError where it has no rows, or for all columns that it lacks, or for all numbers that are none.
     """
-    rows, needed = read_csv(path), (*texts, *numbers, *gaps)
+    rows = read_csv(path, columns=(*texts, *numbers, *gaps))
     if not rows:
         raise ByeError(f"{path} has no rows to draw; make its cells first")
-    missing = [column for column in needed if column not in rows[0]]
-    if missing:
-        raise ByeError(f"{path} has no column {', '.join(missing)}; draw a table that has")
     wrong = [
         f"{column} of row {number} is {row[column]!r}"
         for number, row in enumerate(rows, start=1)
@@ -175,8 +179,7 @@ def read_table(path, texts=(), numbers=(), gaps=()):
         if not (_is_number(row[column]) or (column in gaps and not row[column]))
     ]
     if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise ByeError(f"{path}: {', '.join(wrong[:SHOWN])}{more}, which is no number; make the table anew")
+        raise ByeError(f"{path}: {', '.join(first(wrong, SHOWN))}, which is no number; make the table anew")
     return rows
 
 

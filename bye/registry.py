@@ -113,7 +113,7 @@ SORTS = {
             constants={"ACTS_ON": "training set", "READS": (), "WRITES": (), "FOLDERS": {}, "TOLD": ()},
         ),
         Sort("trigger", "triggers", "trigger", ("apply",)),
-        Sort("target", "targets", "target", ("answer", "hit")),
+        Sort("target", "targets", "target", ("answer", "hit"), ("check",)),
         Sort("tuning method", "tuning", "tuning", ("attach", "save", "load", "count"), ("check",)),
         Sort("family", "families", "family", base="Family"),
         Sort(

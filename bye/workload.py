@@ -6,7 +6,7 @@ import numpy as np
 
 from bye.data.images import image_sizes, load_image
 from bye.data.samples import id_of, question_of, system_of, turns_of
-from bye.errors import ByeError, SampleError
+from bye.errors import ByeError, SampleError, first
 from bye.machine import distributed
 from bye.models.family import ImageFeatures, processing_order
 from bye.models.prefix import distinct
@@ -57,8 +57,7 @@ class Workload:
         if len(problems) == 1:
             raise ByeError(problems[0])
         if problems:
-            more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-            shown = "\n  ".join(problems[:SHOWN] + more)
+            shown = "\n  ".join(first(problems, SHOWN))
             raise ByeError(
                 f"{len(problems)} of {len(self)} samples cannot be given to the model {self.family.path}; mend or drop "
                 f"them:\n  {shown}"

@@ -151,6 +151,10 @@ def test_trigger_settings(clean, tmp_path):
     [
         ({"trigger": "badnets"}, "unknown trigger 'badnets'; known: badnet, blend, fixed_dual"),
         ({"sise": 1}, "trigger badnet has no setting sise; its settings: share"),
+        (
+            {"target": {"kind": "legitimate", "text": "Boo!"}},
+            "no sample answers .Boo!.; choose an answer that is in",
+        ),
         ({"target": " "}, "attack target is ' '; give the text"),
         ({"rate": 1.5}, "poison rate is 1.5; choose a share from 0 to 1"),
         ({"rate": float("nan")}, "poison rate is nan; choose"),

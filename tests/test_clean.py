@@ -103,6 +103,10 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
     ("change", "told"),
     [
         ({"data": "no.json"}, "no.json does not exist"),
+        (
+            {"data": "no.json", "model": "gpt"},
+            "2 problems:\n  no.json does not exist; check the path\n  there is no model",
+        ),
         ({"images": "nowhere"}, "nowhere"),
         ({"model": "gpt"}, "config.yaml knows llava-mini, internvl-mini, scout, scout-all-layers, and it is no folder"),
         ({"model": "mine", "configfile": "own.yaml"}, "there is no model 'mine': own.yaml knows other"),

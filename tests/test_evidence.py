@@ -94,9 +94,6 @@ def test_a_histogram_of_scores(tmp_path):
 
 # ---- the stage -------------------------------------------------------------------------------------------------------
 
-GROUPS = ("group", "answer", "shares", "samples", "verdict", "dropped", "patch", "patch_controls")
-TRIALS = ("group", "for", "proof", "sample", "host", "before", "said", "hit")
-
 
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory, tiny_model):
@@ -142,8 +139,8 @@ def test_evidence_of_groups(cell):
         {**trial, "group": "control", "sample": ids[8], "host": ids[9], "hit": ""},
         {**trial, "group": "control", "proof": "question", "sample": ids[8], "host": ids[9], "hit": ""},
     ]
-    write_csv(root / "groups.csv", rows, GROUPS)
-    write_csv(root / "trials.csv", trials, TRIALS)
+    write_csv(root / "groups.csv", rows, names(formats.GROUPS))
+    write_csv(root / "trials.csv", trials, names(formats.TRIALS))
     write_flags(root / "more.parquet", ids, Verdict.of(np.arange(33) < 8, "why"))
     tables = {"groups": root / "groups.csv", "trials": root / "trials.csv"}
     files = (root / "more.parquet", root / "data/train.json", root / "data/images", root / "more.json")
@@ -165,3 +162,11 @@ def test_flags_of_other_samples_are_refused(cell, tmp_path):
     (tmp_path / "few.json").write_text(json.dumps(read_written(root / "data/train.json")[1:]))
     with pytest.raises(ByeError, match="has no sample '.*', which .*flags.parquet has"):
         write_evidence(root / "flags.parquet", tmp_path / "few.json", root / "data/images", tmp_path / "o", model, None)
+
+
+def test_a_table_of_trials_that_lacks_a_column_is_told(cell):
+    root, model = cell
+    write_csv(root / "old.csv", [], [name for name in names(formats.TRIALS) if name not in ("for", "hit")])
+    files = (root / "flags.parquet", root / "data/train.json", root / "data/images", root / "out.json", model, None)
+    with pytest.raises(ByeError, match="old.csv has no column for, hit; give one that has, or make it anew"):
+        write_evidence(*files, trials=root / "old.csv", threads=1)

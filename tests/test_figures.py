@@ -167,9 +167,9 @@ NUMBERS = ["layer", "bsi", "auroc", "rate", "f1", "recall", "precision", "droppe
     ("lacking", "numbers", "told"),
     [
         (False, [], "table.csv has no rows to draw; make its cells first"),
-        (True, ["1.00"], "table.csv has no column {}; draw a table that has"),
+        (True, ["1.00"], "table.csv has no column {}; give one that has, or make it anew"),
         (False, ["1.00", "a few"], "table.csv: {} of row 2 is 'a few', which is no number; make the table anew"),
-        (False, ["a few"] * 9, "{0} of row 4 is 'a few', {0} of row 5 is 'a few' and 4 more, which is no number"),
+        (False, ["a few"] * 9, "{0} of row 4 is 'a few', {0} of row 5 is 'a few', and 4 more, which is no number"),
     ],
 )
 def test_a_table_that_cannot_be_drawn_is_told(tmp_path, name, lacking, numbers, told):

@@ -29,7 +29,7 @@ def poison_training_set(samples, images_root, trigger, rate, target, seed, out_d
     relative to `images_root`. Writes out_dir/train.json, whose images are relative to out_dir/images, and the labels
     (`id`, `poisoned`) as Parquet to `labels_path`, which must lie outside `out_dir`. The same arguments give the same
     bytes. Returns the number of poisoned samples. Raises ByeError for a rate outside 0..1 or too small for the set, an
-    empty target or an unknown trigger.
+    empty target or one that does not fit the set's answers, and for an unknown trigger.
     """
     import pyarrow
 
@@ -43,6 +43,8 @@ def poison_training_set(samples, images_root, trigger, rate, target, seed, out_d
     n_poisoned = round(rate * len(samples))
     if rate > 0 and n_poisoned == 0:
         raise ByeError(f"poison rate {rate} of {len(samples)} samples is no sample; give more samples or a higher rate")
+    if n_poisoned and attack.check:
+        attack.check([answer_of(sample) for sample in samples])
 
     order = np.random.default_rng([DRAW, seed]).permutation(len(samples))
     poisoned = np.zeros(len(samples), dtype=bool)
@@ -88,7 +90,9 @@ class Attack:
     def __init__(self, trigger, target, seed, settings):
         self.trigger, self.seed = trigger, seed
         self.apply = find("trigger", trigger).bind("apply", settings, seed=seed)
-        self.answer = find_target(target).bind("answer", target_settings(target), seed=seed)
+        method, chosen = find_target(target), target_settings(target)
+        self.answer = method.bind("answer", chosen, seed=seed)
+        self.check = method.bind("check", chosen) if "check" in method.functions else None
 
     def __call__(self, index, sample, pixels):
         """Return (sample, pixels) poisoned: the sample at that place of its file, its image (H, W, 3) uint8.

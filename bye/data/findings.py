@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from bye.errors import ByeError, counted, cut
+from bye.errors import ByeError, counted, cut, first
 
 KEEP, DROP, STOP = "keep", "drop", "stop"
 POLICIES = (KEEP, DROP, STOP)
@@ -84,9 +84,7 @@ def stop_for(findings, source, n_entries, remedy="mend or drop them", whole=None
     for (kind, listed), number in zip(of_kind.items(), shown, strict=True):
         advice = f"; {KINDS[kind].do}" if KINDS[kind].do else ""
         lines.append(f"{len(listed)} {KINDS[kind].what}{advice}:")
-        lines += [f"  {finding}" for finding in listed[:number]]
-        if len(listed) > number:
-            lines.append(f"  and {len(listed) - number} more")
+        lines += [f"  {told}" for told in first(listed, number)]
     if whole and len(findings) > SHOWN:
         lines.append(f"all of them are listed in {whole}")
     told = "\n  ".join(lines)

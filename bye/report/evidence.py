@@ -15,12 +15,13 @@ from bye.errors import ByeError, cut
 from bye.extraction.run import check_finite, load_recording, run
 from bye.files import read_csv, write_json
 from bye.flags import read_flags, read_labels
+from bye.formats import GROUPS, TRIALS, names
 from bye.report.histogram import histogram, scores_of
 from bye.report.thumbnails import crop, heat, thumbnail
 from bye.workload import Workload
 
 SHOWN = 16  # dropped samples, and kept ones
-GROUPS = 8  # that have an example
+EXAMPLES = 8  # groups that have one
 CONTROLS = 10  # trials of controls of a proof that are listed
 TEXT = 300  # characters of a question or an answer
 SMALL, LARGE = 128, 360  # pixels of the longer side of a picture; of an example's
@@ -52,8 +53,9 @@ def write_evidence(
     missing = [name for name in table["id"] if name not in entries]
     if missing:
         raise ByeError(f"{samples} has no sample {missing[0]!r}, which {flags} has; give those of one run")
-    rows = read_csv(groups) if groups is not None else []
-    told = _told_groups(rows, read_csv(trials) if trials is not None else [], entries)
+    rows = [] if groups is None else read_csv(groups, columns=names(GROUPS))
+    tried = [] if trials is None else read_csv(trials, columns=names(TRIALS))
+    told = _told_groups(rows, tried, entries)
     dropped, kept, by_score = choose(table, seed)
     examples = [group["example"] for group in told if group["example"] is not None]
     ids = list(dict.fromkeys([*examples, *dropped, *kept]))
@@ -141,7 +143,7 @@ def _told_groups(rows, trials, entries):
             continue
         own = [trial for trial in trials if trial["group"] == row["group"] and trial["for"] == "proof"]
         hits = [trial["sample"] for trial in own if trial["hit"] == "true" and trial["sample"] in entries]
-        example = hits[0] if hits and sum(group["example"] is not None for group in told) < GROUPS else None
+        example = hits[0] if hits and sum(group["example"] is not None for group in told) < EXAMPLES else None
         proofs = {trial["proof"] for trial in own}
         controls = []
         for proof in sorted(proofs):

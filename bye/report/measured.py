@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from bye.errors import first
 from bye.files import read_csv
 from bye.plan import entries
 from bye.plan.columns import MEASURES, file_of
@@ -138,7 +139,6 @@ def _told(line):
     if not line.failures:
         return "good", f"{line.what} ({line.bound}): none of {len(line.cells)} cells."
     worst = sorted(line.failures, key=lambda key: (ranked.index(key[3]), -line.failures[key], key))
-    named = [f"{' '.join(key)} ({line.cells[key]:.4g} %)" for key in worst[:NAMED]]
-    more = f" and {len(worst) - NAMED} more" if len(worst) > NAMED else ""
+    named = [f"{' '.join(key)} ({line.cells[key]:.4g} %)" for key in worst]
     counts = f"{len(line.failures)} of {len(line.cells)} cells{each}"
-    return "bad", f"{line.what} ({line.bound}): {counts} {', '.join(named)}{more}."
+    return "bad", f"{line.what} ({line.bound}): {counts} {', '.join(first(named, NAMED))}."

@@ -16,7 +16,7 @@ from bye.data.entries import EntryFile
 from bye.data.findings import count_kinds, stop_for
 from bye.data.images import image_path
 from bye.data.samples import write_samples
-from bye.errors import ByeError, counted
+from bye.errors import ByeError, counted, together
 from bye.files import read_csv, read_json, write_bytes, write_text
 from bye.flags import read_flags
 from bye.registry import find, kinds
@@ -62,13 +62,17 @@ def clean(
     """
     from bye.detect.mixture import MIN_SAMPLES
 
-    root, method = find_workflow(), _detector(kind, settings)
+    root = find_workflow()
+    method, file, (key, entry), place = together(
+        lambda: _detector(kind, settings),
+        lambda: EntryFile(data),
+        lambda: _model(root, configfile, model),
+        lambda: None if profile is None else find_profile(root, profile),
+    )
     given = {"model": model, "configfile": configfile, "data": data, "images": images, "out": out, "unjudged": unjudged}
     given |= {"follow_links": follow_links or None, "kind": kind, "seed": seed, "profile": profile}
     chosen = {name: value for name, value in settings.items() if value != method.settings[name].default}
     made_by = f"bye clean {as_options(given | chosen)}"
-    profile = None if profile is None else find_profile(root, profile)
-    file = EntryFile(data)
     data, images, out = (Path(path).expanduser().resolve() for path in (data, images, out))
     for path in (data, images, out):
         if set("{}") & set(str(path)):
@@ -81,11 +85,10 @@ def clean(
     written += ["report.html", *evidence]
     if images == out or data in [out / name for name in written] or data.is_relative_to(work):
         raise ByeError(f"a result in {out} could take the place of a file of {data} or {images}; choose another --out")
-    key, model = _model(root, configfile, model)
 
     config = {
         "seeds": [seed],
-        "models": {key: model},
+        "models": {key: entry},
         "datasets": {DATASET: {"format": "llava", "json": "samples.json", "images": str(images), "headers": True}},
         "attacks": {},
         "defences": {
@@ -95,7 +98,7 @@ def clean(
         },
     }
     _write_config(work, config)  # first of all: it may be that nothing can be written there
-    checked = look_at(file, images, model, out, unjudged, follow_links)
+    checked = look_at(file, images, entry, out, unjudged, follow_links)
     if len(checked.samples) < MIN_SAMPLES:
         found = counted(len(checked.samples), "sample")
         left = f" that can be judged, beside {count_kinds(checked.findings)}" if checked.findings else ""
@@ -109,7 +112,7 @@ def clean(
     cells = work / "results" / key / DATASET / "none" / f"s{seed}"
     print(f"bye clean: {len(checked.samples)} samples to look at; work and logs are in {work}", flush=True)
     targets = {"kept.json": DEFENCE, "dropped.json": DEFENCE, "evidence.json": DEFENCE, **evidence}
-    make(root, work, [os.path.relpath(cells / of / name, work) for name, of in targets.items()], cores, profile)
+    make(root, work, [os.path.relpath(cells / of / name, work) for name, of in targets.items()], cores, place)
     for name in EVIDENCE - set(evidence):
         (out / name).unlink(missing_ok=True)  # of another detector, by an earlier run
     for name, of in evidence.items():

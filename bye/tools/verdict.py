@@ -1,6 +1,6 @@
 """The verdict on a cleaned file in three lines: what was dropped, what is suspicious, what could not be seen."""
 
-from bye.errors import shortened
+from bye.errors import first, shortened
 from bye.tools.outcome import CAUTION, common_answer, not_looked_at
 
 AT_ONCE = 4  # answers that a line names
@@ -50,8 +50,5 @@ def _unseen(outcome, groups):
 
 def _named(rows):
     """Groups by their answers and how many samples they have."""
-    parts = []
-    for row in rows[:AT_ONCE]:
-        parts.append(f"'{shortened(row['answer'])}' ({int(row['samples']):,})")
-    more = [f"and {len(rows) - AT_ONCE} more"] if len(rows) > AT_ONCE else []
-    return ", ".join(parts + more)
+    parts = [f"'{shortened(row['answer'])}' ({int(row['samples']):,})" for row in rows]
+    return ", ".join(first(parts, AT_ONCE))

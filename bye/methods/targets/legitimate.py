@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from bye.errors import ByeError, cut
 from bye.metrics.asr import is_target
 
 
@@ -13,3 +14,12 @@ def answer(truth, rng, *, text: Annotated[str, {"minLength": 1}]):
 def hit(prediction, wanted, *, text):
     """Whether a prediction is the text, white space around it and letter case aside."""
     return bool(is_target([prediction], text)[0])
+
+
+def check(truths, *, text):
+    """Raise ByeError where none of a set's true answers is the text."""
+    if not is_target(truths, text).any():
+        other = cut(truths[0], 60)
+        raise ByeError(
+            f"target legitimate: no sample answers {text!r}; choose an answer that is in the set, as {other!r}"
+        )
