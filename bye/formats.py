@@ -75,7 +75,7 @@ ENTRIES = columns(
     ("p_low", "number", "posterior probability of being flagged, 0 to 1"),
     ("answer", "integer", "the answer that the score is of, from 1"),
     ("text", "string", "that answer"),
-    ("reason", "string", "why it was dropped, or not looked at"),
+    ("reason", "string", "why it was dropped, or not looked at; of a kept one why it is suspicious by its text alone"),
 )
 LABEL = columns(
     ("id", "string", "id of the training sample, integers as text"),

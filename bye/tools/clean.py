@@ -31,6 +31,7 @@ from bye.workflow.texts import as_options
 SCOUT = "config/scout.yaml"  # whose models are known too
 DATASET = "mine"  # the names of the one cell in OUT/work
 DEFENCE = "detector"
+NOVELTY = "answer_novelty"  # what it finds among the kept samples is told, and not dropped
 BYE = ("layers.csv", "entropy.png")  # its evidence, which stands beside that of consensus
 EVIDENCE = {*BYE, "groups.csv", "trials.csv"}  # that a run of another detector may have left
 
@@ -95,6 +96,7 @@ def clean(
             "vanilla": {"kind": "none"},
             DEFENCE: {"kind": _absolute(kind), **settings},
             "bye": {"kind": "bye"},
+            NOVELTY: {"kind": NOVELTY},
         },
     }
     _write_config(work, config)  # first of all: it may be that nothing can be written there
@@ -111,13 +113,15 @@ def clean(
 
     cells = work / "results" / key / DATASET / "none" / f"s{seed}"
     print(f"bye clean: {len(checked.samples)} samples to look at; work and logs are in {work}", flush=True)
+    flags = [cells / name / "flags.parquet" for name in ([DEFENCE] if kind == NOVELTY else [DEFENCE, NOVELTY])]
     targets = {"kept.json": DEFENCE, "dropped.json": DEFENCE, "evidence.json": DEFENCE, **evidence}
-    make(root, work, [os.path.relpath(cells / of / name, work) for name, of in targets.items()], cores, place)
+    made = [*(cells / of / name for name, of in targets.items()), *flags]
+    make(root, work, [os.path.relpath(path, work) for path in made], cores, place)
     for name in EVIDENCE - set(evidence):
         (out / name).unlink(missing_ok=True)  # of another detector, by an earlier run
     for name, of in evidence.items():
         write_bytes(out / name, (cells / of / name).read_bytes())
-    outcome = Outcome(file, checked, unjudged, read_flags(cells / DEFENCE / "flags.parquet"))
+    outcome = Outcome(file, checked, unjudged, *map(read_flags, flags))
     write_outcome(outcome, out, f"kept{suffix}", f"dropped{suffix}")
     draw_samples(outcome, out / "samples.png", images, seed)
     layers = out / "layers.csv" if "layers.csv" in method.writes else None

@@ -1,5 +1,6 @@
 """What `bye clean` gives back: the user's file in two parts, what became of each entry and why, and a summary."""
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ from bye.formats import ENTRIES, names
 
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
 COLUMNS = 6  # samples in a row of the picture
+FOREIGN = (  # what is said of an answer that is suspicious by its text alone
+    "of a form foreign to the other answers. Nothing was seen to bring it along in these samples, but another model "
+    "may learn to: look at them before you train on the rest"
+)
 STANDS_OUT = 0.5  # share of what was dropped that has one answer, where that is a target
 
 
@@ -24,13 +29,15 @@ class Outcome:
     """What was found in a file.
 
     file: the EntryFile; checked: what it holds; policy: what becomes of entries that were not judged, or None for what
-    is usual; flags: of the checked samples, as `read_flags` gives them.
+    is usual; flags: of the checked samples, as `read_flags` gives them; novelty: those of the detector answer_novelty,
+    where it was not asked itself.
     """
 
     file: EntryFile
     checked: Checked
     policy: str | None
     flags: dict
+    novelty: dict | None = None
 
     def kept(self):
         """Whether each entry of the file is kept, in order."""
@@ -45,6 +52,19 @@ class Outcome:
         """The turn of each sample that its score is of: [(number from 1, question, answer), ...]."""
         places = zip(self.checked.samples, self.flags["answer"], strict=True)
         return [(place + 1, *turns_of(sample)[place]) for sample, place in places]
+
+    def foreign(self):
+        """Answers of kept samples whose form is foreign to the others, by reading alone: [(answer, samples), ...]."""
+        if self.novelty is None:
+            return []
+        found = json.loads(self.novelty["metadata"]["answer_novelty"])
+        kept = [
+            {text for _, text in turns_of(sample)}
+            for sample, drop in zip(self.checked.samples, self.flags["flagged"], strict=True)
+            if not drop
+        ]
+        counts = [(group["answer"], sum(group["answer"] in texts for texts in kept)) for group in found]
+        return [(answer, count) for answer, count in counts if count]
 
 
 def write_outcome(outcome, out, kept, dropped):
@@ -76,6 +96,8 @@ def _rows(outcome):
     for place, (number, (answer, _, text)) in enumerate(zip(checked.numbers, outcome.suspects(), strict=True)):
         row = {"entry": number, "id": checked.given[place], "judged": "true", "answer": answer, "text": text}
         row |= {"then": "dropped" if flags["flagged"][place] else "kept", "reason": flags["reason"][place]}
+        if not flags["flagged"][place] and outcome.novelty is not None:
+            row["reason"] = outcome.novelty["reason"][place]
         rows.append(row | {name: _number(flags[name][place]) for name in ("score", "p_low")})
     for finding in checked.findings:
         then = "dropped" if fate(finding, outcome.policy) == DROP else "kept"
@@ -120,6 +142,7 @@ def summarise(outcome, out, layers=None, tau=None, groups=None):
             "caution, that is more than poison ever is; the two modes may be two kinds of questions or images. Look at "
             "entropy.png and at the answers in dropped before you train on the rest"
         )
+    lines += [f"{count} kept samples answer {shortened(answer)!r}, {FOREIGN}" for answer, count in outcome.foreign()]
     lines += not_looked_at(outcome)
     lines += [f"{note} in {counted(number, 'sample')}" for note, number in sorted(checked.notes.items())]
     n_kept = sum(outcome.kept())

@@ -1,7 +1,7 @@
 """The verdict on a cleaned file in three lines: what was dropped, what is suspicious, what could not be seen."""
 
 from bye.errors import first, shortened
-from bye.tools.outcome import CAUTION, common_answer, not_looked_at
+from bye.tools.outcome import CAUTION, FOREIGN, common_answer, not_looked_at
 
 AT_ONCE = 4  # answers that a line names
 
@@ -11,7 +11,7 @@ def verdict(outcome, groups=None):
 
     groups: rows of groups.csv of a detector that proves groups of answers, or None of another.
     """
-    return [_dropped(outcome, groups), _suspicious(groups), _unseen(outcome, groups)]
+    return [_dropped(outcome, groups), _suspicious(outcome, groups), _unseen(outcome, groups)]
 
 
 def _dropped(outcome, groups):
@@ -27,11 +27,17 @@ def _dropped(outcome, groups):
     return "bad", f"{told}; {common_answer(outcome)}.{caution}"
 
 
-def _suspicious(groups):
+def _suspicious(outcome, groups):
+    found = [] if groups is None else [row for row in groups if row["verdict"] == "suspicious"]
+    told = [f"Suspicious, not proven, and kept: {_named(found)}."] if found else []
+    foreign = [{"answer": answer, "samples": count} for answer, count in outcome.foreign()]
+    if foreign:
+        told.append(f"Suspicious by the text alone, and kept: {_named(foreign)}, {FOREIGN}.")
+    if told:
+        return "bad", " ".join(told)
     if groups is None:
         return "", "Suspicious and kept: this detector knows only kept and dropped. It proves nothing; look below."
-    found = [row for row in groups if row["verdict"] == "suspicious"]
-    return ("bad", f"Suspicious, not proven, and kept: {_named(found)}.") if found else ("", "Suspicious: nothing.")
+    return "", "Suspicious: nothing."
 
 
 def _unseen(outcome, groups):
