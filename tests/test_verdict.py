@@ -40,6 +40,7 @@ def test_what_is_foreign_by_its_text_alone_is_told_where_it_is_kept(tmp_path):
     )
     assert "and kept: 'Boo!' (3), of a form foreign to the other answers." in lines[1] and "gone" not in lines[1]
     assert "bye clean: 3 kept samples answer 'Boo!', of a form foreign to the other" in summarise(kept, "out")
+    assert told(kept, [group("boo", "suspicious")])[1][1] == "Suspicious, not proven, and kept: 'boo' (4)."
     write_outcome(kept, tmp_path, "kept.json", "dropped.json")
     assert [row["reason"] for row in read_csv(tmp_path / "entries.csv")] == ["why", *reasons[1:]]
     marks, lines = told(

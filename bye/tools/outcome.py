@@ -10,6 +10,7 @@ from bye.data.check import Checked, write_unjudged
 from bye.data.entries import EntryFile
 from bye.data.findings import DROP, KEEP, KINDS, fate
 from bye.data.samples import turns_of
+from bye.detect.answer_groups import normalised
 from bye.detect.proofs import PROOFS
 from bye.errors import counted, shortened
 from bye.files import read_csv, write_csv
@@ -18,8 +19,8 @@ from bye.formats import ENTRIES, names
 CAUTION = 1 / 3  # a share of dropped samples above which they are hardly all poison
 COLUMNS = 6  # samples in a row of the picture
 FOREIGN = (  # what is said of an answer that is suspicious by its text alone
-    "of a form foreign to the other answers. Nothing was seen to bring it along in these samples, but another model "
-    "may learn to: look at them before you train on the rest"
+    "of a form foreign to the other answers. It is not proven to follow anything of these samples, but another model "
+    "may learn that: look at them before you train on the rest"
 )
 STANDS_OUT = 0.5  # share of what was dropped that has one answer, where that is a target
 
@@ -53,8 +54,9 @@ class Outcome:
         places = zip(self.checked.samples, self.flags["answer"], strict=True)
         return [(place + 1, *turns_of(sample)[place]) for sample, place in places]
 
-    def foreign(self):
-        """Answers of kept samples whose form is foreign to the others, by reading alone: [(answer, samples), ...]."""
+    def foreign(self, groups):
+        """Answers of kept samples whose form is foreign to the others, by reading alone: [(answer, samples), ...], but
+        for those that are suspicious anyway. groups: rows of groups.csv, or None."""
         if self.novelty is None:
             return []
         found = json.loads(self.novelty["metadata"]["answer_novelty"])
@@ -63,8 +65,9 @@ class Outcome:
             for sample, drop in zip(self.checked.samples, self.flags["flagged"], strict=True)
             if not drop
         ]
+        told = {normalised(row["answer"]) for row in groups or () if row["verdict"] == "suspicious"}
         counts = [(group["answer"], sum(group["answer"] in texts for texts in kept)) for group in found]
-        return [(answer, count) for answer, count in counts if count]
+        return [(answer, count) for answer, count in counts if count and normalised(answer) not in told]
 
 
 def write_outcome(outcome, out, kept, dropped):
@@ -133,8 +136,9 @@ def summarise(outcome, out, layers=None, tau=None, groups=None):
         lines.append(f"no sensitive layer found{needed}, so nothing was dropped of these")
     else:
         lines.append(f"{n_dropped} of {n} dropped ({n_dropped / n:.1%}){place}")
+    groups = None if groups is None else read_csv(groups)
     if groups is not None:
-        lines += _told_groups(read_csv(groups))
+        lines += _told_groups(groups)
     elif n_dropped:
         lines.append(common_answer(outcome))
     if groups is None and n_dropped > CAUTION * n:
@@ -142,7 +146,9 @@ def summarise(outcome, out, layers=None, tau=None, groups=None):
             "caution, that is more than poison ever is; the two modes may be two kinds of questions or images. Look at "
             "entropy.png and at the answers in dropped before you train on the rest"
         )
-    lines += [f"{count} kept samples answer {shortened(answer)!r}, {FOREIGN}" for answer, count in outcome.foreign()]
+    lines += [
+        f"{count} kept samples answer {shortened(answer)!r}, {FOREIGN}" for answer, count in outcome.foreign(groups)
+    ]
     lines += not_looked_at(outcome)
     lines += [f"{note} in {counted(number, 'sample')}" for note, number in sorted(checked.notes.items())]
     n_kept = sum(outcome.kept())

@@ -30,7 +30,7 @@ def _dropped(outcome, groups):
 def _suspicious(outcome, groups):
     found = [] if groups is None else [row for row in groups if row["verdict"] == "suspicious"]
     told = [f"Suspicious, not proven, and kept: {_named(found)}."] if found else []
-    foreign = [{"answer": answer, "samples": count} for answer, count in outcome.foreign()]
+    foreign = [{"answer": answer, "samples": count} for answer, count in outcome.foreign(groups)]
     if foreign:
         told.append(f"Suspicious by the text alone, and kept: {_named(foreign)}, {FOREIGN}.")
     if told:
