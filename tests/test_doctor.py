@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from small_workflow import small_config
+from small_workflow import ROOT, small_config
 from test_data import dump, flickr30k_root, iconqa_root, rsvqa_root, scienceqa_root  # noqa: F401
 from tiny_models import write_tiny_model
 
@@ -340,5 +340,7 @@ def test_a_scout_first_is_priced_for_large_models():
     assert itself == 2 * 3600 + 400
     forward = 181 * (2 * 106_202_880 + 2 * 181 * 576 * 30)
     image = 2 * 22_000_000 * 121
-    assert scout - 3600 == pytest.approx(10_000 * (3 * 2 * forward + image + forward + image) / 1e14)
+    assert scout - 3600 == pytest.approx(10_000 * (5 * 2 * forward + image + forward + image) / 1e14)
+    models = yaml.safe_load((ROOT / "config/scout.yaml").read_text())["models"].values()
+    assert {model["finetune"]["epochs"] for model in models} == {budget.SCOUT_EPOCHS}
     assert budget.ways_to_clean(budget.SCOUT, seconds, 10_000, 60, rate=1e14) is None
