@@ -187,10 +187,14 @@ GROUPS = columns(
     ("overlay", "text", "its image laid over another at half weight; as above"),
     ("overlay_controls", "text", "as above"),
     ("shared", "text", "what the group's images have in common added to another image, twice; as above"),
-    ("shared_controls", "text", "of this and the next: samples as they are"),
+    ("shared_controls", "text", "samples as they are"),
     ("words", "text", "words of its questions put to another question; as above"),
-    ("words_controls", "text", "as above"),
-    ("verdict", "text", "proven; suspicious, above controls and enriched; not tried, beyond the budget; or empty"),
+    ("words_controls", "text", "as many words of other questions"),
+    (
+        "verdict",
+        "text",
+        "proven; suspicious, above controls but no proof of poison; not tried, beyond the budget; or empty",
+    ),
     ("dropped", "integer", "answers that are dropped"),
 )
 TRIALS = columns(
@@ -202,6 +206,12 @@ TRIALS = columns(
     ("before", "text", "what the model says to that sample as it is"),
     ("said", "text", "what it said in the trial"),
     ("hit", "true or false", "whether that is the group's answer; empty of controls"),
+)
+HEAD = columns(
+    ("layer", "integer", "decoder layer, from 0"),
+    ("head", "integer", "head of the layer, from 0"),
+    ("separation", "number", "how far apart its two groups of samples lie"),
+    ("votes", "number", "share of the samples that it votes for, 0 to 1"),
 )
 PART = columns(
     ("size", "integer", "samples that were drawn, or all of the set"),

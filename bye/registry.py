@@ -419,14 +419,10 @@ def _constants(body, lower=False):
 
 
 def _meaning(name, text):
-    """What a docstring says of a parameter: the text from "name: " or "name : " to a semicolon or full stop."""
-    for mark in (f"{name}: ", f"{name} : "):
-        before, found, after = text.partition(mark)
-        if found and (not before or not (before[-1].isalnum() or before[-1] == "_")):
-            words = " ".join(after.split())
-            end = re.search(r";|\. (?=[A-Z])|\.?$", words)
-            return words[: end.start()]
-    return ""
+    """What a docstring says of a parameter: the text from "name: ", "name : " or "name, another: " to a semicolon or
+    full stop."""
+    found = re.search(rf"(?<!\w){name}(?:, \w+)* ?: (.*?)(?:;|\. (?!\d)|\.?$)", " ".join(text.split()))
+    return found[1] if found else ""
 
 
 def _changed(path):

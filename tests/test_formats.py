@@ -23,6 +23,7 @@ from bye.formats import names, parquet_schema
 from bye.metrics.detection import score
 from bye.models.guard import Guard
 from bye.plan.columns import KNOWN
+from bye.registry import SORTS, find, kinds
 from bye.report.formats_page import FILES, formats_page
 from bye.stages import STAGES
 from bye.training.finetune import finetune
@@ -70,6 +71,7 @@ def files(tmp_path_factory, tiny_model):
         evaluate(model, vanilla / "adapter", *clean, *outputs, metric, *triggered, max_new_tokens=4, guard=guard)
     given = {
         "bye": {"attention": vanilla / "attention.parquet"},
+        "tcap": {"attention": vanilla / "attention.parquet"},
         "random": {"samples": SampleSet(train, images)},
         "oracle": {"samples": SampleSet(train, images), "labels": labels},
         "sentinet": {"samples": SampleSet(train, images), "reference": SampleSet(*clean)}
@@ -194,6 +196,7 @@ def test_csv_files_have_these_columns(files):
     cells = files / "m/d/badnet/s0"
     assert header(cells / "vanilla/loss.csv") == names(formats.LOSS)
     assert header(cells / "bye/layers.csv") == names(formats.LAYER)
+    assert header(cells / "tcap/heads.csv") == names(formats.HEAD)
     assert tuple(BenchmarkRecord.get_header()) == names(formats.BENCHMARK)
 
 
@@ -205,6 +208,15 @@ def test_maps_have_these_arrays(files):
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_setting_of_a_method_has_a_meaning():
+    """It is the help text of an option, and ends where the next one's begins."""
+    methods = [find(sort, kind) for sort in SORTS for kind in kinds(sort)]
+    texts = {f"{method.kind}.{name}": setting.text for method in methods for name, setting in method.settings.items()}
+    assert len(texts) > 100 and not [name for name, text in texts.items() if not text or " : " in text]
+    assert texts["bye.tau"] == "threshold of that rule" and texts["consensus.budget"].startswith("answers of the model")
+    assert texts["bye.rule"].endswith("the released code's margin") and texts["dora.lora_rank"].startswith("as of")
 
 
 def test_every_column_that_a_table_may_have_has_a_meaning():

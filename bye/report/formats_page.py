@@ -18,6 +18,7 @@ from bye.formats import (
     FLAGS,
     FLAGS_OF_KIND,
     GROUPS,
+    HEAD,
     LABEL,
     LAYER,
     LOSS,
@@ -119,7 +120,8 @@ FILES = {
             (
                 "What was trained, as the tuning method saves it. `lora`, `rslora`, `dora`, `ia3`, `prompt` and "
                 "`prefix`: `adapter_config.json` and `adapter_model.safetensors`, loaded by "
-                "`peft.PeftModel.from_pretrained(base, folder)`. `adapter`, `layers`, `biases` and `projector`: "
+                "`peft.PeftModel.from_pretrained(base, folder)`. `lora_and_projector`: these, and the projector in "
+                "`non_lora_trainables.safetensors`. `adapter`, `layers`, `biases` and `projector`: "
                 "`METHOD.safetensors`, with the names that the weights have in the model. Of a guard or a purifier "
                 "there is none: the plain one answers."
             ),
@@ -177,6 +179,9 @@ FILES = {
             "CSV, one row a layer",
             "The layer selection of a detector that makes one, such as `bye`.",
             LAYER,
+        ),
+        File(
+            f"{CELL}/heads.csv", "detect", "CSV, one row a voter", "The heads of attention that vote in `tcap`.", HEAD
         ),
         File(
             f"{CELL}/flags.parquet",
@@ -263,6 +268,7 @@ FILES = {
             "The page to open first: the verdict, what was proven, samples with their attention, the command.",
         ),
         File("OUT/summary.txt", "clean", "text", "What was found, dropped and not looked at."),
+        File("OUT/groups.csv, trials.csv", "clean", "as in a cell", "What was proven, of the kind consensus."),
         File("OUT/layers.csv, entropy.png", "clean", "as in a cell", "What BYE saw."),
         File("OUT/work/", "clean", "folder", "The run: configuration, the samples that were judged, results, logs."),
     ),

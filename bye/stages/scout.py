@@ -35,7 +35,10 @@ def scout_parts(out, wheels, seed):
     THREADS,
 )
 def scout_train(parts, out, seed, threads, **roots):
-    """Train the scout's projector on real pictures (hours on two cores); a killed run goes on from its checkpoint."""
+    """Train the scout's projector and LoRA on its decoder on real pictures (hours on two cores).
+
+    A killed run goes on from its checkpoint.
+    """
     from bye.scout.train import train
 
     count = train(parts, roots, out, seed, threads)

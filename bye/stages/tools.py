@@ -27,7 +27,7 @@ from bye.stages.options import CONFIGFILES, IMAGES, SEED, THREADS, UNJUDGED, may
     methods=(("kind", "defence"),),
 )
 def clean(**options):
-    """Clean a training file of your own: fine-tune, look at the attention, drop what collapsed."""
+    """Clean a training file of your own: fine-tune, find which answers follow a trigger, drop what is proven."""
     from bye.tools.clean import clean
 
     clean(**options)

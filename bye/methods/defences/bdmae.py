@@ -32,10 +32,10 @@ def purifier(
 ):
     """Return a function that purifies images.
 
-    mae: folder or hub id of a ViTMAEForPreTraining that restores pixels (`norm_pix_loss` false); repeats: in each, the
-    squares are drawn into `parts`, and each part alone is shown, so that a square is restored parts - 1 times; cut:
-    robust deviations of the squares' scores above their median, from which on one is restored. Raises ByeError where
-    there is no such model.
+    mae: folder or hub id of a ViTMAEForPreTraining that restores pixels (`norm_pix_loss` false); repeats: how often the
+    squares are drawn into parts, each of which is shown alone; parts: how many, so that a square is restored parts - 1
+    times a draw; cut: robust deviations of the squares' scores above their median, from which on one is restored.
+    Raises ByeError where there is no such model.
     """
     return MaskAndRestore(mae, repeats, parts, cut)
 
