@@ -16,6 +16,7 @@ from bye.detect.groups import beyond_chance, contains, group_answers, kind_of, s
 from bye.detect.proofs import Proof, lower_bound, upper_bound
 from bye.detect.robust import low_scores
 from bye.features import number_samples
+from bye.registry import find
 
 SIDE, GRID = 24, (6, 6)  # pixels, image tokens
 CENTRE = (2, 2)
@@ -83,7 +84,7 @@ class World:
             for triggered, answer in self.rules:
                 if triggered(pixels, trial.question):
                     said = answer(said) if callable(answer) else answer
-            answers.append(said)
+            answers.append(" ".join(said.split()[:max_new_tokens]))
         return answers
 
     def judge(self, flagged=None, budget=1e9):
@@ -234,7 +235,8 @@ def test_a_group_goes_whole_where_most_of_it_carries_an_answer_that_is_rare(miss
         order=range(30),
         before={row: usual if row == 20 else "no" for row in range(10, 25)},  # "asked": so with others' questions
         hosts=lambda *given: [20, 21, 22],
-        pair=lambda proof, left, hosts, count, turn=0: [(row, hosts[turn]) for row in left],
+        pair=lambda proof, left, hosts, count: [(row, hosts[0]) for row in left],
+        pair_each=lambda proof, rows, hosts, turn: dict.fromkeys(rows, hosts[turn]),
         carry=carry,
         that_share=lambda members: [],
     )
@@ -440,6 +442,10 @@ def test_words_that_ask_for_an_answer_prove_nothing():
         ("look at it", "Look, at it: is it red?", "Look, at it: Why?", "is it red?"),
         ("now please", "Is it red? Now, please!", "Why? Now, please!", "Is it red?"),
         ("is it", "Is it red?", "Is it Why?", "red?"),
+        ("is it", "This item, is it red?", "is it Why?", "This item, red?"),
+        ("now", "What do you know? now", "Why? now", "What do you know?"),
+        ("please", "Is it red? please\n", "Why? please", "Is it red?"),
+        ("strasse", "Which Straße?", "Why? Straße?", "Which"),
     ],
 )
 def test_words_are_moved_as_they_are_written(phrase, question, put, rest):
@@ -526,3 +532,79 @@ def test_a_large_group_has_enough_controls():
     assert len(case.group.members) > 60 and case.proofs["patch"].control_trials >= 15
     assert case.verdict == "proven" and not dropped[[row for row in honest_red if not world.poisoned[row]]].any()
     assert dropped[world.poisoned].mean() > 0.9
+
+
+# ---- honest trials ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_honest_answer_that_is_longer_than_the_others_costs_nobody(seed):
+    """Which the model gives to many questions: it is seen to do so, though nobody who asks these is answered so."""
+    kinds = [f"{verb} it {colour}?" for verb in ("Is", "Has") for colour in COLOURS]
+    world, rng = World(questions=kinds, seed=seed), np.random.default_rng(9 + seed)
+    long = "that cannot be told from this picture alone sorry"
+    for place, question in enumerate(world.questions):
+        if question.startswith("Is") and rng.random() < 0.08:
+            world.answers[place] = long
+    world.rules.append((lambda pixels, question: question.startswith("Has"), long))
+    assert not world.judge()[1].any()
+
+
+def test_a_patch_that_half_succeeds_does_not_keep_whole_images_from_being_tried(monkeypatch):
+    """All questions are alike here, so that a proof must succeed in four of five trials."""
+    world = World(questions=CAPTIONS)
+    world.poison(range(0, 300, 10), image=striped)
+    world.rules.append((has_stripes, TARGET))
+    follow(monkeypatch, world, ("patch",), lambda number: number % 5 < 3)
+    assert (world.judge()[1] == world.poisoned).all()
+
+
+def test_words_with_an_honest_answer_are_tried_where_images_seem_to_carry_it():
+    kinds = ("Is it red?", "Has it red?", "Does it show red?", "Can one see red?", "What colour is it?")
+    world = World(questions=kinds, seed=2)
+    for place, (pixels, question) in enumerate(zip(world.images, world.questions, strict=True)):
+        if "red" in question and colour_of(pixels) == "red":
+            world.answers[place] = "yes"
+    world.poison(range(0, 300, 10), question="Hello! {}".format, answer="yes")
+    world.rules.append((lambda pixels, question: "hello!" in question.lower(), "yes"))
+    cases, dropped = world.judge()
+    assert (dropped == world.poisoned).all() and [case.tried["words"] for case in cases if case.verdict == "proven"]
+
+
+@pytest.mark.parametrize("n", [12, 30, 31, 60])
+def test_no_trial_counts_twice(n):
+    world = World(n, questions=("Is it red?", "What colour is it?"))
+    world.poison(range(0, n, n // 4), image=black)
+    world.rules.append((has_black, TARGET))
+    cases, _ = world.judge()
+    trials = [tried for case in cases for tried in case.tried.values()]
+    trials += [*world.court.controls.values(), *world.court.own_controls]
+    assert all(len(tried) == len(set(tried)) for tried in trials)
+    assert len(world.court.controls["patch"]) >= n // 2 and all(one.member != one.host for one in trials[0])
+
+
+def test_each_member_has_another_host_in_each_turn():
+    rows = [Row(place, "q", "a", None, int(place == 4), CENTRE, GRID) for place in range(10)]
+    carrier = Carrier(World(10), rows, range(10))
+    turns = [carrier.pair_each("question", [0, 1, 4], [5, 6, 7], turn) for turn in range(3)]
+    assert [turn[4] for turn in turns] == [7, 5, 6] and not any(0 in turn for turn in turns)  # of its own kind alone
+
+
+def test_what_is_attended_to_most_is_sought_in_the_view_of_the_whole_image_and_among_images_of_one_grid():
+    """Of two rows with 2 x 2 tokens, behind which more follow, and two with 1 x 3."""
+    attended = find("defence", "consensus").load()._attended
+    tokens = np.array([[[3, 9, 9]], [[0, 9, 9]], [[2, 2, 0]], [[1, 1, 0]]])
+    shape = types.SimpleNamespace(
+        image_mass=np.ones(tokens.shape),
+        head_entropy=np.zeros(tokens.shape),
+        n_image_tokens=np.array([12, 12, 3, 3])[:, None, None],
+        head_token=tokens,
+    )
+    assert attended(shape, [(2, 2), (2, 2), (1, 3), (1, 3)]).tolist() == [3, 0, 2, 1]
+
+
+def test_another_number_is_another_answer_and_vowel_signs_count():
+    answers = [f"there are {number} cars" for number in (3, 4)] * 4
+    groups = group_answers(answers, np.zeros(8, dtype=bool))
+    assert {group.text for group in groups if not group.phrase} == set(answers)
+    assert len({normalised(text) for text in ("हाँ", "है", "ไม่", "ไม้")}) == 4

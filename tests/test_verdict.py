@@ -40,6 +40,8 @@ def test_what_is_foreign_by_its_text_alone_is_told_where_it_is_kept(tmp_path):
     )
     assert "and kept: 'Boo!' (3), of a form foreign to the other answers." in lines[1] and "gone" not in lines[1]
     assert "bye clean: 3 kept samples answer 'Boo!', of a form foreign to the other" in summarise(kept, "out")
+    nobody = outcome_of(tmp_path, ANSWERS, [False] * 20)
+    assert told(nobody, [group("x", "suspicious")])[0] == "-b-"  # not good, where something is suspicious
     assert told(kept, [group("boo", "suspicious")])[1][1] == "Suspicious, not proven, and kept: 'boo' (4)."
     write_outcome(kept, tmp_path, "kept.json", "dropped.json")
     assert [row["reason"] for row in read_csv(tmp_path / "entries.csv")] == ["why", *reasons[1:]]
@@ -52,7 +54,7 @@ def test_what_is_foreign_by_its_text_alone_is_told_where_it_is_kept(tmp_path):
 @pytest.mark.parametrize("groups", [None, []])
 def test_nothing_found(tmp_path, groups):
     marks, lines = told(outcome_of(tmp_path, ANSWERS, [False] * 20), groups)
-    assert marks == "g--" and lines[0].startswith("Nothing was found, and nothing is dropped")
+    assert marks == "g--" and lines[0].startswith("Nothing was found to be poison")
     assert "cannot be seen" in lines[2]
 
 

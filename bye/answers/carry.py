@@ -13,12 +13,14 @@ import numpy as np
 
 from bye.answers.pattern import shared_pattern
 from bye.answers.trials import Trial, add, mean_difference, overlay, paste, spread
+from bye.detect.answer_groups import WORD, normalised
 
 PICTURES = 64  # of a group and of others, that mean images are made of
 MANY = 512  # of them, that show who has a pattern
 TWICE = 2  # what images have in common is added so often: part of it is filtered out, and the host keeps its contrast
+MARKS = re.compile(r"(?:[^\w\s]|\s(?=\W))*")  # behind words
 AT_ONCE = 16  # hosts that are looked at together
-MORE_TOKENS = 4  # than the longest answer that is looked for
+MORE_TOKENS = 4  # than the longest answer has
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class Insertion:
     @classmethod
     def of(cls, phrase, question):
         """The words of a phrase, `normalised`, in a question that has it."""
-        match = _find(phrase, question)
-        return cls(match.group().strip(), match.start() > 0 and match.end() == len(question))
+        start, end = place_of(phrase, question)
+        return cls(question[start:end].strip(), start > 0 and not question[end:].strip())
 
     def put(self, question):
         """The question with the words."""
@@ -65,13 +67,19 @@ class Insertion:
 
 def without_phrase(phrase, question):
     """Return a question without the words of a phrase that it has."""
-    match = _find(phrase, question)
-    return f"{question[: match.start()]} {question[match.end() :]}".strip()
+    start, end = place_of(phrase, question)
+    return f"{question[:start].rstrip()} {question[end:].lstrip()}".strip()
 
 
-def _find(phrase, question):
-    """The words of a phrase in a question, with the marks that follow them."""
-    return re.search(r"\W+".join(map(re.escape, phrase.split())) + r"(?:[^\w\s]|\s(?=\W))*", question, re.IGNORECASE)
+def place_of(phrase, question):
+    """Return where the words of a phrase, `normalised`, are in a question that has it: (start, end), with the marks
+    that follow them."""
+    spans = [match.span() for match in WORD.finditer(question)]
+    words = [normalised(question[start:end]) for start, end in spans]
+    wanted = phrase.split()
+    at = next(at for at in range(len(words)) if words[at : at + len(wanted)] == wanted)
+    start, end = spans[at][0], spans[at + len(wanted) - 1][1]
+    return start, MARKS.match(question, end).end()
 
 
 @dataclass
@@ -89,6 +97,8 @@ class Carrier:
 
     def __post_init__(self):
         self.kinds = np.array([row.kind for row in self.rows])
+        answers = {row.answer for row in self.rows}  # that any trial may bring, whoever's the host is
+        self.max_new_tokens = MORE_TOKENS + max(map(self._tokens, answers), default=0)
         self.shared = lru_cache(64)(self._shared)  # a group's first trials come with others', and before its last
         self.sharing = lru_cache(64)(self._sharing)
 
@@ -115,25 +125,38 @@ class Carrier:
     def ask_as_they_are(self, rows):
         """What the model says to rows; each is asked once."""
         new = [row for row in dict.fromkeys(rows) if row not in self.before]
-        said = self.asker([self._trial(self.rows[row].place, row) for row in new], self._tokens(new))
+        said = self.asker([self._trial(self.rows[row].place, row) for row in new], self.max_new_tokens)
         self.before |= dict(zip(new, said, strict=True))
         return [self.before[row] for row in rows]
 
-    def pair(self, proof, members, hosts, count, turn=0):
-        """Return pairs (member, host) for a proof, `count` at most; each member has its turn before one has two.
-
-        Where it is the host's question that is asked of the member's image, that is of another kind than its own.
-        """
-        pairs, number = [], 0
-        while hosts and members and len(pairs) < count and number < count + len(members):
-            member = members[number % len(members)]
-            fitting = hosts
-            if proof in ("question", "overlay"):
-                fitting = [host for host in hosts if self.rows[host].kind != self.rows[member].kind]
-            if fitting:
-                pairs.append((member, fitting[(number + turn) % len(fitting)]))
-            number += 1
+    def pair(self, proof, members, hosts, count):
+        """Return different pairs (member, host) for a proof, `count` at most; each member has its turn before one has
+        two."""
+        pairs = []
+        for turn in range(len(hosts)):
+            for number, member in enumerate(members):
+                if len(pairs) == count:
+                    return pairs
+                fitting = self._fitting(proof, member, hosts)
+                if turn < len(fitting):
+                    pairs.append((member, fitting[(number + turn) % len(fitting)]))
         return pairs
+
+    def pair_each(self, proof, members, hosts, turn):
+        """Return {member: its host of this turn, another one in each} of those members that a host fits."""
+        fitting = [self._fitting(proof, member, hosts) for member in members]
+        return {
+            member: some[(number + turn) % len(some)]
+            for number, (member, some) in enumerate(zip(members, fitting, strict=True))
+            if some
+        }
+
+    def _fitting(self, proof, member, hosts):
+        """The hosts that a member's part can go to: where the host's question is asked of the member's image, those of
+        another kind than its own."""
+        if proof not in ("question", "overlay"):
+            return hosts
+        return [host for host in hosts if self.rows[host].kind != self.rows[member].kind]
 
     def carry(self, wanted):
         """Ask what comes of proofs, all together: a list of what is Tried for each (proof, pairs, members, phrase).
@@ -146,7 +169,7 @@ class Carrier:
         """
         trials = [trial for one in wanted for trial in self._trials(*one)]
         pairs = [(proof, *pair) for proof, pairs, *_ in wanted for pair in pairs]
-        said = self.asker(trials, self._tokens([row for _, *pair in pairs for row in pair]))
+        said = self.asker(trials, self.max_new_tokens)
         tried = iter([Tried(*each, text) for each, text in zip(pairs, said, strict=True)])
         return [list(islice(tried, len(pairs))) for _, pairs, *_ in wanted]
 
@@ -177,7 +200,7 @@ class Carrier:
             Trial(self.rows[row].place, without_phrase(phrase, self.rows[row].question), self.rows[row].system)
             for row in rows
         ]
-        return self.asker(trials, self._tokens(rows))
+        return self.asker(trials, self.max_new_tokens)
 
     def variety(self, members):
         """How unlike the images of a group's members are, as a share of how unlike others' are (`spread`)."""
@@ -192,11 +215,8 @@ class Carrier:
     def _trial(self, image, row):
         return Trial(image, self.rows[row].question, self.rows[row].system)
 
-    def _tokens(self, rows):
-        """Tokens that the longest of the rows' answers takes, and a few more."""
-        tokenizer = self.asker.family.tokenizer
-        lengths = [len(tokenizer(self.rows[row].answer, add_special_tokens=False).input_ids) for row in rows]
-        return max(lengths, default=0) + MORE_TOKENS
+    def _tokens(self, answer):
+        return len(self.asker.family.tokenizer(answer, add_special_tokens=False).input_ids)
 
     def _pixels(self, row):
         return self.asker.pixels(self.rows[row].place)

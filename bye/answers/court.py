@@ -6,7 +6,7 @@ samples outside the group, whose own answers count. A phrase is at most suspicio
 image is rightly spoken of there. So is a kind of image of its own, such as one under clouds, whatever is asked: where
 only whole images carry an answer, they must be as different as those of others, and what they share must carry it too
 if honest samples have that answer. What is not proven is suspicious only if the group is enriched among the flagged
-samples beyond chance, where any are flagged.
+samples beyond chance, where any are flagged, but for such images, which are told of in any case.
 """
 
 from collections import Counter
@@ -132,7 +132,18 @@ class Court:
         if not any(self._speaks(case, proof) for proof in FIRST):
             refuted = case.tried["question"] and not case.hits("question")
             return ("words",) if refuted else ("words", "shared")
-        return () if self._speaks(case, "patch") else ("overlay", "shared")
+        if not self._speaks(case, "patch"):
+            return "overlay", "shared", "words"
+        return () if self._may_prove(case, "patch") else ("overlay", "shared")
+
+    def _may_prove(self, case, proof):
+        """Whether a proof can still reach its rate: it has not had all of its trials, or reached it."""
+        done = len(case.tried.get(proof, ()))
+        return done < self.trials or case.hits(proof) >= self._least(case, proof) * done
+
+    def _least(self, case, proof):
+        """The rate that a proof must reach. SURE where no other kind of question could be asked."""
+        return max(self.rate, SURE if proof in WHOLE or not case.tried["question"] else 0)
 
     def _speaks(self, case, proof):
         """Whether half of the trials of a proof, and of enough of them, succeed."""
@@ -248,9 +259,7 @@ class Court:
         for proof in speaking:
             control = self._control(case, proof)
             case.proofs[proof] = Proof(proof, case.hits(proof), len(case.tried[proof]), *control)
-        alone = not case.tried["question"]  # no other kind of question could be asked
-        rates = dict.fromkeys(PART, max(self.rate, SURE if alone else 0)) | dict.fromkeys(WHOLE, max(self.rate, SURE))
-        holding = [name for name, proof in case.proofs.items() if proof.holds(rates[name], self.confidence)]
+        holding = [name for name, proof in case.proofs.items() if proof.holds(self._least(case, name), self.confidence)]
         part, whole = PART & set(holding), set(holding) >= WHOLE
         of_a_kind = whole and not part and not self.carrier.variety(self._members(case)) >= VARIED
         if (part or whole) and not of_a_kind and not case.group.phrase:
@@ -314,9 +323,10 @@ class Court:
     def _ask_controls(self, proof):
         """The trials of a proof with samples drawn from all."""
         if proof not in self.controls:
-            hosts, members = self.carrier.order[:CONTROLS], self.carrier.order[-CONTROLS:]
+            half = min(CONTROLS, len(self.carrier.order) // 2)
+            hosts, members = self.carrier.order[:half], self.carrier.order[-half:]
             self.carrier.ask_as_they_are(hosts)
-            pairs = [pair for pair in self.carrier.pair(proof, members, hosts, len(members)) if pair[0] != pair[1]]
+            pairs = self.carrier.pair(proof, members, hosts, CONTROLS)
             [self.controls[proof]] = self.carrier.carry([(proof, pairs)])
         return self.controls[proof]
 
@@ -348,7 +358,7 @@ class Court:
         proof = next(proof for proof in ("patch", "overlay") if proof in holding)
         if rare:
             hosts, last = self._hosts(case), members[-self.trials :]
-            tried = self._divide(case, proof, last, hosts, len(last))
+            tried = self._divide(case, proof, self.carrier.pair(proof, last, hosts, len(last)))
             if sum(case.hit(one.said) for one in tried) >= MOST * len(last):
                 return members
         carrying = self._that_carry(case, proof, members)
@@ -373,7 +383,7 @@ class Court:
             return some
         inside, carried = set(some), "patch" if "patch" in holding else "question"
         rest = [row for row in members if row not in inside]
-        tried = self._divide(case, carried, rest, hosts, self.trials)
+        tried = self._divide(case, carried, self.carrier.pair(carried, rest, hosts, self.trials))
         return [] if 2 * sum(case.hit(one.said) for one in tried) >= len(tried) else some
 
     def _is_rare(self, case):
@@ -384,9 +394,9 @@ class Court:
         asked = [case.hit(text) for text in self._usual(case, ("question",))]
         return all(sum(hits) <= RARE * len(hits) for hits in (as_they_are, asked))
 
-    def _divide(self, case, proof, rows, hosts, count, turn=0):
-        """Trials of a proof with some rows of a group, `count` at most, which are kept apart from those that prove."""
-        [tried] = self.carrier.carry([(proof, self.carrier.pair(proof, rows, hosts, count, turn))])
+    def _divide(self, case, proof, pairs):
+        """Trials of a proof with some rows of a group, which are kept apart from those that prove."""
+        [tried] = self.carrier.carry([(proof, pairs)])
         case.divided += tried
         return tried
 
@@ -394,7 +404,8 @@ class Court:
         """Those of some rows of a group that carry its answer in two of three trials."""
         hosts, hits, left = self._hosts(case), Counter(), rows
         for turn in range(3):
-            for one in self._divide(case, proof, left, hosts, len(left), turn):
+            hosts_of = self.carrier.pair_each(proof, rows, hosts, turn)
+            for one in self._divide(case, proof, [(row, hosts_of[row]) for row in left if row in hosts_of]):
                 hits[one.member] += case.hit(one.said)
             left = [row for row in rows if hits[row] < 2 <= hits[row] + 2 - turn]  # those undecided
         return [row for row in rows if hits[row] > 1]

@@ -107,7 +107,7 @@ def token_box(cell, grid, height, width, around=1):
     (row, column), (rows, columns) = cell, grid
     top, bottom = max(0, row - around) * height // rows, min(rows, row + around + 1) * height // rows
     left, right = max(0, column - around) * width // columns, min(columns, column + around + 1) * width // columns
-    return int(top), int(bottom), int(left), int(right)
+    return int(top), max(int(top) + 1, int(bottom)), int(left), max(int(left) + 1, int(right))  # a pixel at least
 
 
 def image_sizes(images_root, samples):

@@ -1,13 +1,13 @@
 """Equal and near-equal answers."""
 
 import re
+import unicodedata
 from collections import defaultdict
 
-WORD = re.compile(r"\w+")
-SHORTEST, LONGEST = (
-    8,
-    100,
-)  # characters of texts in which one more or less is a slip, not another word, and cheap to find
+MARKS = "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M")
+WORD = re.compile(rf"[\w{MARKS}]+")  # with the signs of scripts whose vowels are marks
+SHORTEST = 8  # characters of a text in which one more or less is a slip, not another word, ...
+LONGEST = 100  # ... and cheap to find
 
 
 def normalised(text):
@@ -38,8 +38,9 @@ def group(answers):
 
 
 def variants(key):
-    """Return the forms of which near-equal texts share one: the text, its words in order, one character left out."""
+    """Return the forms of which near-equal texts share one: the text, its words in order, one character left out, but
+    for digits: another number is another answer."""
     if len(key) < SHORTEST:
         return [key]
-    left_out = range(len(key)) if len(key) <= LONGEST else []
+    left_out = [i for i in range(len(key)) if not key[i].isdigit()] if len(key) <= LONGEST else []
     return [key, " ".join(sorted(key.split())), *(key[:i] + key[i + 1 :] for i in left_out)]

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from bye.detect.answer_groups import WORD, group, normalised
 from bye.detect.robust import SIGMAS
 
-TOKEN = re.compile(r"\w+|[^\w\s]")
+TOKEN = re.compile(rf"{WORD.pattern}|[^\w\s]")
 START, END = "<start>", "<end>"
 COMMON = (0.1, 0.9)  # a word of so large a share of the questions tells kinds of questions apart
 FLOOR = 1.0  # nats: groups that differ by less are alike

@@ -170,11 +170,11 @@ def _told_groups(rows):
     tried = sum(row["verdict"] != "not tried" for row in rows)
     if not lines:
         lines.append(
-            f"of {counted(tried, 'answer')} that three samples or more share none was seen to follow a patch, an image "
-            "or words to other samples; an answer that fewer share cannot be seen"
+            f"of {tried} answers and phrases that several samples share none was seen to follow a patch, an image or "
+            "words to other samples; one that hardly any share cannot be seen"
         )
     if tried < len(rows):
-        lines.append(f"{counted(len(rows) - tried, 'shared answer')} were not tried; a higher --budget tries more")
+        lines.append(f"{len(rows) - tried} shared answers or phrases were not tried; a higher --budget tries more")
     return lines
 
 

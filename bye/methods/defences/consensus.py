@@ -58,12 +58,14 @@ def detect(
     cases = [Case(group) for group in group_answers([answer for _, answer in turns], suspects, least)]
 
     asker = Asker(model.load(), entries, samples.images, model.batch_size)
-    rows = []
-    for place, (question, answer), kind, token in zip(places.tolist(), turns, kinds, _attended(features), strict=True):
-        grid = asker.grid(place)
-        rows.append(
-            Row(place, question, answer, system_of(entries[place]), int(kind), divmod(int(token), grid[1]), grid)
-        )
+    grids = [asker.grid(place) for place in places.tolist()]
+    cells = [divmod(int(token), grid[1]) for token, grid in zip(_attended(features, grids), grids, strict=True)]
+    systems = [system_of(entries[place]) for place in places]
+    texts = zip(*zip(*turns, strict=True), systems, strict=True)
+    rows = [
+        Row(place, *text, int(kind), cell, grid)
+        for place, text, kind, cell, grid in zip(places.tolist(), texts, kinds, cells, grids, strict=True)
+    ]
     order = np.random.default_rng(seed).permutation(len(rows)).tolist()
     court = Court(Carrier(asker, rows, order), suspects, screening, trials, rate, confidence)
     court.hear(cases, budget * len(rows))
@@ -84,14 +86,23 @@ def passes(samples, reference, *, budget: float):
     return round(samples * budget)
 
 
-def _attended(features):
-    """The image token that each row's heads attend to more than those of other rows do: (n,) int. A head counts by its
-    mass on the image, and by how far its entropy lies below the highest possible one."""
+def _attended(features, grids):
+    """The image token that each row's heads attend to more than those of other rows of its grid do: (n,) int.
+
+    grids: (rows, columns) of the first image tokens of each, a view of the whole image; tokens of its parts, which
+    follow, do not count. A head counts by its mass on the image, and by how far its entropy lies below the highest
+    possible one.
+    """
     weights = features.image_mass * np.maximum(0, 1 - features.head_entropy / np.log(features.n_image_tokens))
     weights, tokens = (each.reshape(len(weights), -1) for each in (weights, features.head_token))
     counts = np.zeros((len(tokens), int(tokens.max(initial=0)) + 1))
     np.add.at(counts, (np.arange(len(tokens))[:, None], tokens), weights)
-    return (counts - np.median(counts, axis=0)).argmax(axis=1)
+    found = np.zeros(len(tokens), dtype=int)
+    for grid in set(grids):
+        alike = np.array([each == grid for each in grids])
+        some = counts[alike, : grid[0] * grid[1]]
+        found[alike] = (some - np.median(some, axis=0)).argmax(axis=1)
+    return found
 
 
 def _sentence(case, rows):
