@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
+from math import lcm
 
 import numpy as np
 
@@ -131,16 +132,18 @@ class Carrier:
 
     def pair(self, proof, members, hosts, count):
         """Return different pairs (member, host) for a proof, `count` at most; each member has its turn before one has
-        two."""
-        pairs = []
-        for turn in range(len(hosts)):
-            for number, member in enumerate(members):
-                if len(pairs) == count:
-                    return pairs
-                fitting = self._fitting(proof, member, hosts)
-                if turn < len(fitting):
-                    pairs.append((member, fitting[(number + turn) % len(fitting)]))
-        return pairs
+        two. What is shared is not one member's: there hosts are different."""
+        fitting = [self._fitting(proof, member, hosts) for member in members]
+        count = min(count, len(hosts)) if proof == "shared" else count
+        pairs, cycle = {}, lcm(len(members), len(hosts))  # after which the same would meet again
+        for number in range(cycle * len(hosts)):
+            if len(pairs) == count:
+                break
+            place = number % len(members)
+            if fitting[place]:
+                host = fitting[place][(number + number // cycle) % len(fitting[place])]
+                pairs[members[place], host] = None
+        return list(pairs)
 
     def pair_each(self, proof, members, hosts, turn):
         """Return {member: its host of this turn, another one in each} of those members that a host fits."""

@@ -60,6 +60,10 @@ class Case:
         """Whether what the model said is the group's answer."""
         return self.is_form(normalised(text))
 
+    def has(self, text):
+        """Whether what the model said has the group's answer in it, if more as well."""
+        return any(contains(normalised(text), form) for form in self.forms)
+
     def is_form(self, text):
         """Whether a `normalised` text is the group's answer."""
         return any(contains(text, form) for form in self.forms) if self.group.phrase else text in self.forms
@@ -216,22 +220,26 @@ class Court:
             return []
         case.phrase = phrase
         said = self.carrier.ask_without(case.phrase, left[: self.screening])
+        if not all(map(case.hit, said)):  # an honest answer is right without the phrase too, now and then
+            said += self.carrier.ask_without(case.phrase, left[self.screening : self.trials])
         return left if 2 * sum(map(case.hit, said)) < len(said) else []
 
     def _link(self, cases):
         """Let answers count as forms of one target with a group's own: those that its trials give far more often than
-        controls do, where all of them together make up half of what was said, other than of the host as it is."""
+        controls do, where all of them together make up half of what was said, other than of the host as it is; where
+        it is shared pixels that do, which few images have at random, they must give its own too."""
         by_text, linked = {case.group.text: case for case in cases if not case.group.phrase}, {}
         for case in by_text.values():
             usual = Counter(map(normalised, self._usual(case)))
-            for tried in case.tried.values():
+            for proof, tried in case.tried.items():
                 texts = [(normalised(one.said), normalised(self.carrier.before.get(one.host, ""))) for one in tried]
                 said, forms = Counter(text for text, before in texts if text != before), set(case.forms)
                 for text in set(said) & set(by_text) - case.forms:
                     share = usual[text] / max(1, usual.total())
                     if share <= RARE and said[text] >= max(LINKED, OFTEN * share) * len(tried):
                         forms |= by_text[text].forms
-                if len(forms) > len(case.forms) and 2 * sum(said[form] for form in forms) >= len(tried):
+                own = proof != "shared" or any(said[form] for form in case.forms)
+                if own and len(forms) > len(case.forms) and 2 * sum(said[form] for form in forms) >= len(tried):
                     linked.setdefault(case.group.text, set()).update(forms)
         for text, forms in linked.items():
             by_text[text].forms |= forms
@@ -359,7 +367,7 @@ class Court:
         if rare:
             hosts, last = self._hosts(case), members[-self.trials :]
             tried = self._divide(case, proof, self.carrier.pair(proof, last, hosts, len(last)))
-            if sum(case.hit(one.said) for one in tried) >= MOST * len(last):
+            if sum(case.has(one.said) for one in tried) >= MOST * len(last):
                 return members
         carrying = self._that_carry(case, proof, members)
         if rare and "question" in holding:
