@@ -252,7 +252,7 @@ EVIDENCE = columns(
         "`example`, the id of a sample or null",
     ),
     ("dropped", "list of string", "ids of dropped samples that are shown, 16 at most, drawn by seed"),
-    ("kept", "list of string", "ids of kept ones: those nearest to being dropped, or drawn where there are no scores"),
+    ("kept", "list of string", "ids of kept ones: those with the lowest scores, or drawn where there are none"),
     ("by_score", "true or false", "whether they are the nearest"),
     (
         "samples",

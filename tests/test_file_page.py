@@ -76,7 +76,7 @@ def test_a_page_of_what_was_proven():
             "1,118 of 11 samples answer 'Boo!'. Their images, shown with other questions, make the model",
         ),
         *("in 97 % of 30 trials (controls: 0 % of 27). 118 dropped.", "What it looks at most", "(1 of 1)"),
-        *("Some of the controls", "Scores of all samples", "Dropped (1 of 2)", "Kept, those nearest to being dropped"),
+        *("Some of the controls", "Scores of all samples", "Dropped (1 of 2)", "Kept, those with the lowest scores"),
     ]
     places = [told.index(part) for part in order]
     assert places == sorted(places)

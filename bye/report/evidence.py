@@ -91,7 +91,7 @@ def write_evidence(
 
 
 def choose(table, seed):
-    """Return (ids of dropped samples, ids of kept ones, whether these are the nearest to being dropped by their score).
+    """Return (ids of dropped samples, ids of kept ones, whether these have the lowest scores).
 
     table: as `read_flags` gives it. Dropped ones are drawn by seed, and kept ones where there are no scores.
     """

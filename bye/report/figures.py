@@ -80,12 +80,7 @@ def histograms_figure(cells, out):
                     continue
                 scores = _scores(*cells[model, dataset])
                 _draw_histogram(axes, scores, counted=False)
-                selected = scores.setting["sensitive_layers"]
-                where = (
-                    f"layer{'s' if len(selected) > 1 else ''} {' '.join(map(str, selected))}"
-                    if selected
-                    else "no layer"
-                )
+                where = _layers(scores.setting["sensitive_layers"])
                 axes.set_title(f"{dataset}, {where}", loc="left", fontsize=9)
                 if row == len(models) - 1:
                     axes.set_xlabel("mean entropy (nats)")
@@ -95,6 +90,13 @@ def histograms_figure(cells, out):
             label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
+
+
+def _layers(selected, most=4):
+    """What a narrow title says of selected layers: their numbers, or how many they are."""
+    if len(selected) > most:
+        return f"{len(selected)} layers"
+    return f"layer{'s' if len(selected) > 1 else ''} {' '.join(map(str, selected))}" if selected else "no layer"
 
 
 def bars_figure(table, out, series, value, ylabel):

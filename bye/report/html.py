@@ -112,7 +112,7 @@ def evidence(found, name, histograms, folded=False):
     parts.append("</div>\n")
     n_dropped, n_kept = found["n_dropped"], found["n_samples"] - found["n_dropped"]
     parts.append(_gallery("Dropped", n_dropped, [samples[each] for each in found["dropped"]], found["dropped"]))
-    which = "Kept, those nearest to being dropped" if found["by_score"] else "Kept"
+    which = "Kept, those with the lowest scores" if found["by_score"] else "Kept"
     parts.append(_gallery(which, n_kept, [samples[each] for each in found["kept"]], found["kept"]))
     return "".join(parts) + "</div>\n"
 

@@ -17,9 +17,10 @@ def verdict(outcome, groups=None):
 def _dropped(outcome, groups):
     n, n_dropped = len(outcome.checked.samples), sum(outcome.flags["flagged"])
     if not n_dropped:
-        proven = groups is not None and not any(row["verdict"] == "suspicious" for row in groups)
-        what = ": no answer was seen to follow a patch, an image or words to other samples" if proven else ""
-        return "good" if proven or groups is None else "", f"Nothing was found to be poison{what}."
+        clear = not any(row["verdict"] == "suspicious" for row in groups or ())
+        what = ": no answer was seen to follow a patch, an image or words to other samples"
+        mark = "good" if clear and not outcome.foreign(groups) else ""
+        return mark, f"Nothing was found to be poison{what if clear and groups is not None else ''}."
     told = f"Dropped: {n_dropped:,} of {n:,} samples ({100 * n_dropped / n:.1f} %)"
     if groups is not None:
         proven = [row for row in groups if row["verdict"] == "proven"]
