@@ -19,7 +19,7 @@ from bye.detect.answer_groups import WORD, normalised
 PICTURES = 64  # of a group and of others, that mean images are made of
 MANY = 512  # of them, that show who has a pattern
 TWICE = 2  # what images have in common is added so often: part of it is filtered out, and the host keeps its contrast
-MARKS = re.compile(r"(?:[^\w\s]|\s(?=\W))*")  # behind words
+PUNCTUATION = re.compile(r"(?:[^\w\s]|\s(?=\W))*")  # behind words
 AT_ONCE = 16  # hosts that are looked at together
 MORE_TOKENS = 4  # than the longest answer has
 
@@ -80,7 +80,7 @@ def place_of(phrase, question):
     wanted = phrase.split()
     at = next(at for at in range(len(words)) if words[at : at + len(wanted)] == wanted)
     start, end = spans[at][0], spans[at + len(wanted) - 1][1]
-    return start, MARKS.match(question, end).end()
+    return start, PUNCTUATION.match(question, end).end()
 
 
 @dataclass
@@ -133,10 +133,10 @@ class Carrier:
     def pair(self, proof, members, hosts, count):
         """Return different pairs (member, host) for a proof, `count` at most; each member has its turn before one has
         two. What is shared is not one member's: there hosts are different."""
-        fitting = [self._fitting(proof, member, hosts) for member in members]
+        fitting = self._fitting(proof, members, hosts)
         count = min(count, len(hosts)) if proof == "shared" else count
         pairs, cycle = {}, lcm(len(members), len(hosts))  # after which the same would meet again
-        for number in range(cycle * len(hosts)):
+        for number in range(cycle * len(hosts) * any(fitting)):
             if len(pairs) == count:
                 break
             place = number % len(members)
@@ -147,19 +147,21 @@ class Carrier:
 
     def pair_each(self, proof, members, hosts, turn):
         """Return {member: its host of this turn, another one in each} of those members that a host fits."""
-        fitting = [self._fitting(proof, member, hosts) for member in members]
+        fitting = self._fitting(proof, members, hosts)
         return {
             member: some[(number + turn) % len(some)]
             for number, (member, some) in enumerate(zip(members, fitting, strict=True))
             if some
         }
 
-    def _fitting(self, proof, member, hosts):
-        """The hosts that a member's part can go to: where the host's question is asked of the member's image, those of
-        another kind than its own."""
+    def _fitting(self, proof, members, hosts):
+        """The hosts that each member's part can go to: where the host's question is asked of the member's image, those
+        of another kind than its own."""
         if proof not in ("question", "overlay"):
-            return hosts
-        return [host for host in hosts if self.rows[host].kind != self.rows[member].kind]
+            return [hosts] * len(members)
+        kinds = {self.rows[member].kind for member in members}
+        others = {kind: [host for host in hosts if self.rows[host].kind != kind] for kind in kinds}
+        return [others[self.rows[member].kind] for member in members]
 
     def carry(self, wanted):
         """Ask what comes of proofs, all together: a list of what is Tried for each (proof, pairs, members, phrase).

@@ -61,12 +61,12 @@ class Case:
         return self.is_form(normalised(text))
 
     def has(self, text):
-        """Whether what the model said has the group's answer in it, if more as well."""
-        return any(contains(normalised(text), form) for form in self.forms)
+        """Whether a `normalised` text has the group's answer in it, if more as well."""
+        return any(contains(text, form) for form in self.forms)
 
     def is_form(self, text):
         """Whether a `normalised` text is the group's answer."""
-        return any(contains(text, form) for form in self.forms) if self.group.phrase else text in self.forms
+        return self.has(text) if self.group.phrase else text in self.forms
 
     def hits(self, proof):
         """How many trials of a proof made the model say it."""
@@ -367,7 +367,7 @@ class Court:
         if rare:
             hosts, last = self._hosts(case), members[-self.trials :]
             tried = self._divide(case, proof, self.carrier.pair(proof, last, hosts, len(last)))
-            if sum(case.has(one.said) for one in tried) >= MOST * len(last):
+            if sum(case.has(normalised(one.said)) for one in tried) >= MOST * len(last):
                 return members
         carrying = self._that_carry(case, proof, members)
         if rare and "question" in holding:

@@ -19,6 +19,7 @@ from bye.data.samples import id_of, question_of, read_written
 from bye.errors import ByeError
 from bye.files import read_csv, read_table, replacing
 from bye.flags import read_flags, read_labels
+from bye.report.histogram import layers_named
 
 STYLE = Path(__file__).with_name("figures.mplstyle")  # the look of all figures
 # Colours are Okabe and Ito's, which colour-blind readers can tell apart.
@@ -80,7 +81,7 @@ def histograms_figure(cells, out):
                     continue
                 scores = _scores(*cells[model, dataset])
                 _draw_histogram(axes, scores, counted=False)
-                where = _layers(scores.setting["sensitive_layers"])
+                where = layers_named(scores.setting["sensitive_layers"], 4, " ")
                 axes.set_title(f"{dataset}, {where}", loc="left", fontsize=9)
                 if row == len(models) - 1:
                     axes.set_xlabel("mean entropy (nats)")
@@ -90,13 +91,6 @@ def histograms_figure(cells, out):
             label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
-
-
-def _layers(selected, most=4):
-    """What a narrow title says of selected layers: their numbers, or how many they are."""
-    if len(selected) > most:
-        return f"{len(selected)} layers"
-    return f"layer{'s' if len(selected) > 1 else ''} {' '.join(map(str, selected))}" if selected else "no layer"
 
 
 def bars_figure(table, out, series, value, ylabel):
@@ -416,10 +410,7 @@ def _draw_mixture(axes, scores):
 def _title(setting, flagged, layers):
     selected = setting["sensitive_layers"]
     if selected:
-        where = f"layer{'s' if len(selected) > 1 else ''} {', '.join(map(str, selected))}"
-        if len(selected) > 10:
-            where = f"{len(selected)} layers"
-        return f"{flagged.sum():,} of {len(flagged):,} samples flagged, by {where}"
+        return f"{flagged.sum():,} of {len(flagged):,} samples flagged, by {layers_named(selected, 10)}"
     title = "No sensitive layer: nobody is flagged"
     if layers is None:
         return title

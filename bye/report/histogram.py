@@ -25,8 +25,14 @@ def scores_of(table):
     layers = setting["sensitive_layers"]
     if not layers:
         return np.array(table["mean_entropy"], dtype=float), "mean attention entropy over all layers (nats)", None
-    which = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
-    return scores, f"mean attention entropy over {which} (nats)", setting["cut"]
+    return scores, f"mean attention entropy over {layers_named(layers)} (nats)", setting["cut"]
+
+
+def layers_named(layers, most=None, between=", "):
+    """Selected layers in words: their numbers, or of more than `most` how many they are."""
+    if not layers or (most and len(layers) > most):
+        return f"{len(layers) or 'no'} layer{'s' * (len(layers) > 1)}"
+    return f"layer{'s' * (len(layers) > 1)} {between.join(map(str, layers))}"
 
 
 def histogram(flags, labels=None):

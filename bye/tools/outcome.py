@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -57,6 +58,11 @@ class Outcome:
     def foreign(self, groups):
         """Answers of kept samples whose form is foreign to the others, by reading alone: [(answer, samples), ...], but
         for those that are suspicious anyway. groups: rows of groups.csv, or None."""
+        told = {normalised(row["answer"]) for row in groups or () if row["verdict"] == "suspicious"}
+        return [(answer, count) for answer, count in self._foreign if normalised(answer) not in told]
+
+    @cached_property
+    def _foreign(self):
         if self.novelty is None:
             return []
         found = json.loads(self.novelty["metadata"]["answer_novelty"])
@@ -65,9 +71,8 @@ class Outcome:
             for sample, drop in zip(self.checked.samples, self.flags["flagged"], strict=True)
             if not drop
         ]
-        told = {normalised(row["answer"]) for row in groups or () if row["verdict"] == "suspicious"}
         counts = [(group["answer"], sum(group["answer"] in texts for texts in kept)) for group in found]
-        return [(answer, count) for answer, count in counts if count and normalised(answer) not in told]
+        return [(answer, count) for answer, count in counts if count]
 
 
 def write_outcome(outcome, out, kept, dropped):

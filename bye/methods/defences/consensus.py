@@ -60,11 +60,9 @@ def detect(
     asker = Asker(model.load(), entries, samples.images, model.batch_size)
     grids = [asker.grid(place) for place in places.tolist()]
     cells = [divmod(int(token), grid[1]) for token, grid in zip(_attended(features, grids), grids, strict=True)]
-    systems = [system_of(entries[place]) for place in places]
-    texts = zip(*zip(*turns, strict=True), systems, strict=True)
     rows = [
-        Row(place, *text, int(kind), cell, grid)
-        for place, text, kind, cell, grid in zip(places.tolist(), texts, kinds, cells, grids, strict=True)
+        Row(place, question, answer, system_of(entries[place]), int(kind), cell, grid)
+        for place, (question, answer), kind, cell, grid in zip(places.tolist(), turns, kinds, cells, grids, strict=True)
     ]
     order = np.random.default_rng(seed).permutation(len(rows)).tolist()
     court = Court(Carrier(asker, rows, order), suspects, screening, trials, rate, confidence)
@@ -97,10 +95,10 @@ def _attended(features, grids):
     weights, tokens = (each.reshape(len(weights), -1) for each in (weights, features.head_token))
     counts = np.zeros((len(tokens), int(tokens.max(initial=0)) + 1))
     np.add.at(counts, (np.arange(len(tokens))[:, None], tokens), weights)
-    found = np.zeros(len(tokens), dtype=int)
-    for grid in set(grids):
-        alike = np.array([each == grid for each in grids])
-        some = counts[alike, : grid[0] * grid[1]]
+    found, numbers = np.zeros(len(tokens), dtype=int), number_samples(grids)
+    for number, (rows, columns) in enumerate(dict.fromkeys(grids)):
+        alike = numbers == number
+        some = counts[alike, : rows * columns]
         found[alike] = (some - np.median(some, axis=0)).argmax(axis=1)
     return found
 
