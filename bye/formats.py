@@ -166,7 +166,10 @@ FLAGS = columns(
 # Further columns of flags.parquet, by the kind of the defence.
 FLAGS_OF_KIND = {
     "bye": columns(("mean_entropy", "float64", "mean entropy of all layers, nats")),
-    "consensus": columns(("flagged_by_attention", "bool", "whether its entropy is low for its kind of question")),
+    "consensus": columns(
+        ("flagged_by_attention", "bool", "whether its entropy is low for its kind of question"),
+        ("patch", "int32", "number of the image token in the middle of the patch that is pasted on other images"),
+    ),
     "sentinet": columns(
         ("inert_confidence", "float64", "confidence in answers to clean images with noise pasted there, 0 to 1"),
         ("fooled", "float64", "share of clean images that its salient region makes answer as it does, 0 to 1"),
@@ -176,8 +179,8 @@ GROUPS = columns(
     ("group", "integer", "its number, from 0; those with more flagged samples than chance would have come first"),
     ("answer", "text", "the answer, as one of its samples has it, or the phrase"),
     ("shares", "answer or phrase", "what its samples have in common"),
-    ("samples", "integer", "answers of the group"),
-    ("flagged", "integer", "those that are flagged by their attention"),
+    ("samples", "integer", "samples that have it in an answer"),
+    ("flagged", "integer", "answers of the group that are flagged by their attention"),
     ("p_value", "number", "of so many or more, were the flags drawn at random (hypergeometric)"),
     ("moved", "text", "the words of its questions that were moved to others; empty where there are none"),
     ("patch", "text", "trials that gave its answer, `17 of 20`: its most attended patch pasted on another image"),
@@ -195,7 +198,7 @@ GROUPS = columns(
         "text",
         "proven; suspicious, above controls but no proof of poison; not tried, beyond the budget; or empty",
     ),
-    ("dropped", "integer", "answers that are dropped"),
+    ("dropped", "integer", "samples that are dropped for it"),
 )
 TRIALS = columns(
     ("group", "integer", "number of the group, or `control`"),
@@ -259,7 +262,7 @@ EVIDENCE = columns(
         "object",
         "of each id: `question`, `answer` (long ones cut) and `turn` that its `score` is of, `reason`, `poisoned` "
         "(null without labels), `nats` of its attention; as data URIs `thumbnail` and `attention`, and of an example "
-        "`picture` and `patch`",
+        "`picture` and `patch`, its part that was `pasted` on others (true) or is attended to most (false)",
     ),
 )
 EXAM = columns(

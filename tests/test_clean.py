@@ -108,7 +108,10 @@ def test_a_file_of_ones_own_from_any_folder_with_any_name(tmp_path, model):
             "2 problems:\n  no.json does not exist; check the path\n  there is no model",
         ),
         ({"images": "nowhere"}, "nowhere"),
-        ({"model": "gpt"}, "config.yaml knows llava-mini, internvl-mini, scout, scout-all-layers, and it is no folder"),
+        (
+            {"model": "gpt"},
+            "config.yaml knows llava-mini, internvl-mini, scout, scout-upper-layers, and it is no folder",
+        ),
         ({"model": "mine", "configfile": "own.yaml"}, "there is no model 'mine': own.yaml knows other"),
         ({"model": "other", "configfile": "own.yaml"}, "config key models.other of own.yaml has no path"),
         ({"configfile": "a file"}, "a file has no section models"),

@@ -603,6 +603,16 @@ def test_what_is_attended_to_most_is_sought_in_the_view_of_the_whole_image_and_a
     assert attended(shape, [(2, 2), (2, 2), (1, 3), (1, 3)]).tolist() == [3, 0, 2, 1]
 
 
+def test_answers_of_one_sample_count_as_one_sample():
+    [group] = group_answers([TARGET] * 6, np.ones(6, dtype=bool))
+    case = Case(group, verdict="proven", dropped=[0, 1, 2])
+    rows = [Row(member // 2, "Is it red?", TARGET, None, 0, CENTRE, GRID) for member in range(6)]
+    method = find("defence", "consensus").load()
+    [told] = method._group_rows([case], rows)
+    assert (told["samples"], told["dropped"]) == (3, 2)
+    assert f"its answer is '{TARGET}', as that of 2 dropped samples" in method._sentence(case, rows)
+
+
 def test_another_number_is_another_answer_and_vowel_signs_count():
     answers = [f"there are {number} cars" for number in (3, 4)] * 4
     groups = group_answers(answers, np.zeros(8, dtype=bool))

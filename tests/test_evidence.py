@@ -68,12 +68,10 @@ def test_the_veil_is_none_at_an_even_share_and_strongest_at_the_whole():
     assert np.asarray(picture_of(heat(np.full((4, 4), 1 / 16))))[..., 3].max() == 0
 
 
-def test_the_crop_is_around_the_most_attended_token():
+def test_the_crop_is_around_a_token():
     pixels = np.zeros((40, 60, 3), dtype=np.uint8)
     pixels[30:, 50:] = 255
-    attention = np.zeros((4, 6))
-    attention[3, 5] = 1
-    part = crop(Image.fromarray(pixels), attention)
+    part = crop(Image.fromarray(pixels), 23, (4, 6))
     assert part.size == (20, 20) and np.asarray(part)[10:, 10:].min() == 255
     small = picture_of(thumbnail(Image.fromarray(pixels), 30))
     assert small.size == (30, 20) and small.format == "WEBP"
@@ -151,10 +149,36 @@ def test_evidence_of_groups(cell):
     assert [control["own"] for control in group["controls"]] == [entries[8]["conversations"][1]["value"]]
     example = found["samples"][ids[4]]
     assert picture_of(example["picture"]).size == (32, 32)  # of 36 x 32 pixels: the part that the model sees
-    assert "patch" in example and found["histogram"] is None
+    assert "patch" in example and not example["pasted"] and found["histogram"] is None
     assert example["poisoned"] is None and [sample["score"] for sample in found["samples"].values()] == [None] * len(
         found["samples"]
     )
+
+
+def test_the_patch_of_an_example_is_the_one_that_was_pasted(cell):
+    root, model = cell
+    ids = SampleSet(root / "data/train.json").ids
+    rows = [{"group": 0, "answer": "Boo!", "shares": "answer", "samples": 8, "verdict": "proven", "dropped": 8}]
+    trial = {
+        "group": 0,
+        "for": "proof",
+        "proof": "patch",
+        "sample": ids[4],
+        "host": ids[5],
+        "said": "Boo!",
+        "hit": "true",
+    }
+    write_csv(root / "groups.csv", rows, names(formats.GROUPS))
+    write_csv(root / "trials.csv", [trial], names(formats.TRIALS))
+    shown = []
+    for token in (0, 15):
+        pasted = {"patch": np.full(33, token, dtype=np.int32)}
+        write_flags(root / "more.parquet", ids, Verdict.of(np.arange(33) < 8, "why", columns=pasted))
+        files = (root / "more.parquet", root / "data/train.json", root / "data/images", root / "more.json", model, None)
+        write_evidence(*files, groups=root / "groups.csv", trials=root / "trials.csv", threads=1)
+        shown.append(read_json(root / "more.json")["samples"][ids[4]])
+        assert shown[-1]["pasted"] and picture_of(shown[-1]["patch"]).size == (16, 16)  # two tokens by two, at a corner
+    assert shown[0]["patch"] != shown[1]["patch"]
 
 
 def test_flags_of_other_samples_are_refused(cell, tmp_path):

@@ -67,7 +67,7 @@ def shown(evidence, name="train.json", lines=LINES, made_by="bye clean --data x"
 
 
 def test_a_page_of_what_was_proven():
-    large = {"picture": PIXEL, "patch": PIXEL}
+    large = {"picture": PIXEL, "patch": PIXEL, "pasted": True}
     reader, told = shown(evidence_of({"a": sample(**large), "b": sample()}, [group_of()]))
     order = [
         *("What is in train.json", "Dropped: 2.", "Suspicious: nothing.", "All were looked at.", "bye clean --data x"),
@@ -75,7 +75,7 @@ def test_a_page_of_what_was_proven():
             "Proven: Boo!",
             "1,118 of 11 samples answer 'Boo!'. Their images, shown with other questions, make the model",
         ),
-        *("in 97 % of 30 trials (controls: 0 % of 27). 118 dropped.", "What it looks at most", "(1 of 1)"),
+        *("in 97 % of 30 trials (controls: 0 % of 27). 118 dropped.", "What of it is pasted on others", "(1 of 1)"),
         *("Some of the controls", "Scores of all samples", "Dropped (1 of 2)", "Kept, those with the lowest scores"),
     ]
     places = [told.index(part) for part in order]
@@ -91,7 +91,7 @@ def test_a_page_where_nothing_was_found():
 def test_parts_that_are_missing_are_left_out():
     _, told = shown(evidence_of(groups=[group_of(example=None, trials=[], controls=[], verdict="suspicious")]))
     assert "Suspicious: Boo!" in told and "proves nothing: they are kept" in told
-    assert "What it looks at most" not in told and "Trials" not in told
+    assert "What of it is pasted on others" not in told and "Trials" not in told
     samples = {"a": sample(score=None, turn=2, poisoned=True), "b": sample(poisoned=False)}
     _, told = shown(evidence_of(samples, by_score=False))
     assert "of answer 3; attention before the first" in told and "poisoned" in told and "clean" in told
@@ -104,7 +104,9 @@ def test_what_strangers_write_is_shown_as_text_and_never_run():
     evil = dict.fromkeys(("question", "answer", "reason"), EVIL)
     trials = [{"proof": "patch", **dict.fromkeys(("sample", "host", "before", "said", "own"), EVIL), "hit": "true"}]
     group = group_of(answer=EVIL, example=EVIL, trials=trials, controls=trials)
-    found = evidence_of({EVIL: sample(**evil, picture=PIXEL, patch=PIXEL)}, [group], dropped=[EVIL], kept=[EVIL])
+    found = evidence_of(
+        {EVIL: sample(**evil, picture=PIXEL, patch=PIXEL, pasted=True)}, [group], dropped=[EVIL], kept=[EVIL]
+    )
     found["histogram"]["what"] = EVIL
     html = file_page(EVIL, [("bad", EVIL)], found, f"bye clean --data {EVIL}", [(EVIL, found["histogram"])])
     reader, told = read(html)

@@ -84,8 +84,10 @@ def write_evidence(
         content["samples"][name] = _sample(table, places[name], entries[name], picture, maps[name][layer])
         content["samples"][name]["poisoned"] = poisoned.get(name)
         if name in examples:
-            large = {"picture": thumbnail(picture, LARGE), "patch": thumbnail(crop(picture, maps[name][layer]), SMALL)}
-            content["samples"][name] |= large
+            pasted = "patch" in table
+            token = table["patch"][places[name]] if pasted else int(maps[name][layer].argmax())
+            patch = thumbnail(crop(picture, token, maps[name][layer].shape), SMALL)
+            content["samples"][name] |= {"picture": thumbnail(picture, LARGE), "patch": patch, "pasted": pasted}
     write_json(out, content)
     return len(ids)
 

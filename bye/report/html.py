@@ -194,11 +194,12 @@ def _group(group, found, folded):
         sample, name = found["samples"][group["example"]], text(group["example"])
         asked = f"{text(sample['question'])} <b>{text(sample['answer'])}</b>"
         where = f"{sample['nats']:.2f} nats"
+        patch = "What of it is pasted on others" if sample["pasted"] else "What it looks at most"
         parts.append(
             f'<div class="example"><figure>{_picture(sample["picture"])}<figcaption>Sample {name}: {asked}</figcaption>'
             f"</figure><figure>{_picture(sample['picture'], sample['attention'])}<figcaption>Where the model looks "
             f'before it answers (layer {found["layer"]}, {where})</figcaption></figure><figure class="small">'
-            f"{_picture(sample['patch'])}<figcaption>What it looks at most</figcaption></figure></div>\n"
+            f"{_picture(sample['patch'])}<figcaption>{patch}</figcaption></figure></div>\n"
         )
     tried = [proof for proof in PROOFS if any(trial["proof"] == proof for trial in group["trials"])]
     for number, proof in enumerate(tried):

@@ -33,10 +33,9 @@ def heat(attention):
     return _uri(Image.fromarray(np.round(np.clip(veil, 0, 255)).astype(np.uint8)), "png", optimize=True)
 
 
-def crop(image, attention):
-    """Return the part of a PIL image around the token that is attended to most; attention: (rows, columns)."""
-    cell = np.unravel_index(attention.argmax(), attention.shape)
-    top, bottom, left, right = token_box(cell, attention.shape, image.height, image.width)
+def crop(image, token, grid):
+    """Return the part of a PIL image around an image token, by its number in a grid of (rows, columns)."""
+    top, bottom, left, right = token_box(divmod(token, grid[1]), grid, image.height, image.width)
     return image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
 
 

@@ -101,8 +101,7 @@ class Sizes:
         return samples * (self.forward(tokens) + TOKEN_COST * new_tokens * 2 * self.decoder)
 
 
-# The scout (docs/scout.md), its sizes, and the epochs of config/scout.yaml; all layers are taken for trained, as in
-# scout-all-layers.
+# The scout (docs/scout.md), its sizes, and the epochs of config/scout.yaml; all layers are trained.
 SCOUT = Sizes(157_000_000, 106_202_880, 22_000_000, 0, width=576, mlp=1536, keys=192, layers=30, patches=121)
 SCOUT_EPOCHS = 5
 LARGE = 5  # times the scout's parameters: of a model that is worth a scout

@@ -59,7 +59,8 @@ def detect(
 
     asker = Asker(model.load(), entries, samples.images, model.batch_size)
     grids = [asker.grid(place) for place in places.tolist()]
-    cells = [divmod(int(token), grid[1]) for token, grid in zip(_attended(features, grids), grids, strict=True)]
+    attended = _attended(features, grids)
+    cells = [divmod(int(token), grid[1]) for token, grid in zip(attended, grids, strict=True)]
     rows = [
         Row(place, question, answer, system_of(entries[place]), int(kind), cell, grid)
         for place, (question, answer), kind, cell, grid in zip(places.tolist(), turns, kinds, cells, grids, strict=True)
@@ -75,7 +76,7 @@ def detect(
             flagged[row], reasons[row] = True, reason
     tables = {"groups.csv": _group_rows(cases, rows), "trials.csv": _trial_rows(cases, court, features.ids)}
     found = {"groups": len(cases), "untried": sum(case.verdict is None for case in cases), "passes": asker.passes}
-    columns = {"flagged_by_attention": suspects}
+    columns = {"flagged_by_attention": suspects, "patch": attended.astype(np.int32)}
     return Verdict(flagged, reasons, -scores, None, columns, {"consensus": json.dumps(found)}, tables)
 
 
@@ -110,13 +111,18 @@ def _sentence(case, rows):
     answer = rows[case.group.members[0]].answer
     text = case.group.text if case.group.phrase else answer
     short = repr(shortened(text))
-    n, told = len(case.dropped), []
+    n, told = _samples(case.dropped, rows), []
     for name, proof in case.proofs.items():
         share = f"{100 * proof.hits / proof.trials:.0f} % of {counted(proof.trials, 'trial')}"
         control = "none" if not proof.control_trials else f"{100 * proof.control_hits / proof.control_trials:.0f} %"
         told.append(f"{PROOFS[name]} in {share} (controls: {control})")
     how = "has" if case.group.phrase else "is"
     return f"its answer {how} {short}, as that of {n} dropped samples; {'; '.join(told)}"
+
+
+def _samples(members, rows):
+    """How many samples some answers are of."""
+    return len({rows[member].place for member in members})
 
 
 def _group_rows(cases, rows):
@@ -127,7 +133,7 @@ def _group_rows(cases, rows):
     for number, case in enumerate(cases):
         group = case.group
         row = {"group": number, "answer": group.text if group.phrase else rows[group.members[0]].answer}
-        row |= {"shares": "phrase" if group.phrase else "answer", "samples": len(group.members)}
+        row |= {"shares": "phrase" if group.phrase else "answer", "samples": _samples(group.members, rows)}
         row |= {"flagged": group.n_flagged, "p_value": f"{group.p_value:.3g}", "moved": case.phrase or ""}
         for name in PROOFS:
             proof = case.proofs.get(name)
@@ -135,7 +141,7 @@ def _group_rows(cases, rows):
             row[name] = f"{case.hits(name)} of {tried}" if tried else ""
             row[f"{name}_controls"] = f"{proof.control_hits} of {proof.control_trials}" if proof else ""
         verdict = "not tried" if case.verdict is None else case.verdict
-        found.append(row | {"verdict": verdict, "dropped": len(case.dropped)})
+        found.append(row | {"verdict": verdict, "dropped": _samples(case.dropped, rows)})
     return found
 
 
