@@ -12,7 +12,8 @@ from bye.answers.court import Case, Court
 from bye.answers.pattern import shared_pattern
 from bye.answers.trials import add, mean_difference, overlay, paste
 from bye.detect.answer_groups import normalised
-from bye.detect.groups import beyond_chance, contains, group_answers, kind_of, shared_phrases, telling_phrases
+from bye.detect.groups import beyond_chance, contains, group_answers, kind_of, telling_phrases
+from bye.detect.phrases import Phrases
 from bye.detect.proofs import Proof, lower_bound, upper_bound
 from bye.detect.robust import low_scores
 from bye.features import number_samples
@@ -407,18 +408,59 @@ def test_what_is_enriched_is_told_of_all_groups_also_those_that_are_left_out():
     assert group_answers(answers, flagged, phrases=1)[0].enriched
 
 
+def phrases_of(texts, least, members=None):
+    index = Phrases(texts, least)
+    found = index.shared(members)
+    spans = zip(found.firsts, found.lengths, strict=True)
+    return {index.text(*span): found.having(number).tolist() for number, span in enumerate(spans)}
+
+
+def phrases_one_by_one(texts, least, members):
+    """The same by looking for every run of words in every text."""
+    runs = {}
+    for place in members:
+        words = texts[place].split()
+        for start, end in itertools.combinations(range(len(words) + 1), 2):
+            if end - start in range(2, 7):
+                runs.setdefault(tuple(words[start:end]), set()).add(place)
+    runs = {run: places for run, places in runs.items() if len(places) >= least}
+    longer = dict.fromkeys(runs, 0)
+    for run, places in runs.items():
+        for part in (run[1:], run[:-1]):
+            longer[part] = max(longer.get(part, 0), len(places))
+    return {" ".join(run): sorted(runs[run]) for run in runs if longer[run] < 0.9 * len(runs[run])}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_phrases_are_those_that_looking_one_by_one_finds(seed):
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice(list("abcd"), size=rng.integers(0, 12))) for _ in range(40)]
+    for members in (range(40), rng.permutation(40)[:15], []):
+        found = phrases_of(texts, 3, members)
+        assert found == phrases_one_by_one(texts, 3, members) and (len(found) > 5) == (len(members) > 0)
+    assert phrases_of(texts, 3) == phrases_one_by_one(texts, 3, range(40))
+    index, everyone = Phrases(texts, 3), Phrases(texts, 3).shared()
+    for number, span in enumerate(zip(everyone.firsts, everyone.lengths, strict=True)):
+        assert index.count(*span) == len(everyone.having(number))
+    assert phrases_of([], 3) == phrases_of([""] * 5, 3) == {}
+
+
+def test_no_answer_that_is_given_twice_makes_no_group():
+    assert group_answers([], np.zeros(0, dtype=bool)) == group_answers(["a", "b"], np.ones(2, dtype=bool)) == []
+
+
 def test_phrases_are_as_long_as_they_can_be():
     texts = ["the cat sat on the mat", "a cat sat on the chair", "one cat sat on the floor"]
-    assert shared_phrases(texts, 3) == {"cat sat on the": [0, 1, 2]}
+    assert phrases_of(texts, 3) == {"cat sat on the": [0, 1, 2]}
     assert contains("on the mat", "the mat") and not contains("on the matter", "the mat")
 
 
 def test_telling_phrases_are_the_groups_alone():
     questions = [*["hello what is it", "hello is it red"] * 3, *["what is it", "is it red", "is it blue"] * 20]
-    assert telling_phrases(questions, np.arange(6))[0] == ("hello", list(range(6)))
+    assert telling_phrases(Phrases(questions, 3), np.arange(6))[0] == ("hello", list(range(6)))
     # Three questions that a third of all answers has among them are so by chance.
     questions = [*["is the roof flat"] * 3, *[f"is it red {number}" for number in range(297)]]
-    assert telling_phrases(questions, np.arange(100)) == []
+    assert telling_phrases(Phrases(questions, 3), np.arange(100)) == []
 
 
 def test_words_that_ask_for_an_answer_prove_nothing():

@@ -111,11 +111,12 @@ class Carrier:
         inside = np.zeros(len(self.rows), dtype=bool)
         inside[members] = True
         share = np.bincount(self.kinds, weights=inside) / np.maximum(1, np.bincount(self.kinds))
-        outside = [row for row in self.order if not inside[row]]
-        most = np.median(share[self.kinds[outside]]) if outside else 0
-        outside = [row for row in outside if share[self.kinds[row]] <= most]
-        outside.sort(key=lambda row: row not in self.before)
-        found = []
+        outside = np.array(self.order)[~inside[self.order]]
+        shares = share[self.kinds[outside]]
+        outside = outside[shares <= np.median(shares)] if len(outside) else outside
+        asked = np.zeros(len(self.rows), dtype=bool)
+        asked[list(self.before)] = True
+        outside, found = [*outside[asked[outside]].tolist(), *outside[~asked[outside]].tolist()], []
         for start in range(0, len(outside), AT_ONCE):
             part = outside[start : start + AT_ONCE]
             found += [row for row, said in zip(part, self.ask_as_they_are(part), strict=True) if not unlike(said)]

@@ -9,12 +9,13 @@ if honest samples have that answer. What is not proven is suspicious only if the
 samples beyond chance, where any are flagged, but for such images, which are told of in any case.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from bye.answers.carry import without_phrase
 from bye.detect.answer_groups import normalised
-from bye.detect.groups import PURE, contains, kind_of, telling_phrases
+from bye.detect.groups import LEAST, PURE, contains, kind_of, telling_phrases
+from bye.detect.phrases import Phrases
 from bye.detect.proofs import Proof
 from bye.machine.progress import Progress
 
@@ -86,7 +87,12 @@ class Court:
         self.rate, self.confidence = rate, confidence
         self.questions = [normalised(row.question) for row in carrier.rows]
         self.answers = [normalised(row.answer) for row in carrier.rows]
+        self.phrases = Phrases(self.questions, LEAST)
         self.kinds = [kind_of(row.question) for row in carrier.rows]
+        self.n_of_kind, self.turn_of = Counter(self.kinds), {row: turn for turn, row in enumerate(carrier.order)}
+        self.rows_of = defaultdict(list)  # of each answer
+        for row, answer in enumerate(self.answers):
+            self.rows_of[answer].append(row)
         self.controls, self.own_controls = {}, []  # {proof: Tried of all groups}; Tried of groups that have their own
         self.texts = set()  # the answers of all groups
 
@@ -189,8 +195,7 @@ class Court:
 
     def _members(self, case):
         """The rows of a group in random order, the flagged ones first."""
-        inside = set(case.group.members.tolist())
-        return sorted((row for row in self.carrier.order if row in inside), key=lambda row: not self.flagged[row])
+        return sorted(case.group.members.tolist(), key=lambda row: (not self.flagged[row], self.turn_of[row]))
 
     def _hosts(self, case):
         """The rows that something of a group is carried to."""
@@ -198,7 +203,9 @@ class Court:
 
     def _inside(self, case):
         """The rows whose answers are the group's, in any of its forms."""
-        return [row for row, answer in enumerate(self.answers) if case.is_form(answer)]
+        if case.group.phrase:
+            return [row for row, answer in enumerate(self.answers) if case.is_form(answer)]
+        return sorted(row for form in case.forms for row in self.rows_of.get(form, ()))
 
     def _having(self, case):
         """The members whose questions have the phrase that is moved; none where no phrase can be blamed.
@@ -206,10 +213,10 @@ class Court:
         One can where the questions, without it, are such as others ask, and do not get the group's answer: where it is
         not the question itself.
         """
-        inside = set(self._inside(case))
-        asked = {kind for number, kind in enumerate(self.kinds) if number not in inside}
+        of_its_own = Counter(self.kinds[row] for row in self._inside(case))
+        asked = {kind for kind, number in self.n_of_kind.items() if number > of_its_own[kind]}
         members = self._members(case)
-        for phrase in _with_parts(telling_phrases(self.questions, case.group.members)):
+        for phrase in _with_parts(telling_phrases(self.phrases, case.group.members)):
             rows = [row for row in members if contains(self.questions[row], phrase)]
             left = [row for row in rows if kind_of(without_phrase(phrase, self.carrier.rows[row].question)) in asked]
             if 2 * len(left) < len(rows):

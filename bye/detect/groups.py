@@ -1,15 +1,16 @@
 """Groups of answers that could be a backdoor's target: equal ones, and ones that share a phrase."""
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import hypergeom
 
 from bye.detect.answer_groups import group as group_equal
 from bye.detect.answer_groups import normalised
+from bye.detect.phrases import Phrases
 
-PHRASE = (2, 6)  # words of a phrase that answers or questions may share
+LEAST = 3  # answers of a group, and questions with a phrase
 PURE = 0.9  # share of the questions with a phrase that must be a group's, for the phrase to tell it
 CHANCE = 0.01  # of phrases of questions, that any of a group's is its alone by chance
 KIND = 2  # first words of a question that say what kind of question it is
@@ -43,7 +44,7 @@ def kind_of(question):
     return " ".join(normalised(question).split()[:KIND])
 
 
-def group_answers(answers, flagged, least=3, phrases=12):
+def group_answers(answers, flagged, least=LEAST, phrases=12):
     """Return the Groups of answers, those enriched among the flagged ones first, then the largest.
 
     answers: n texts; flagged: (n,) bool; least: answers of a group; phrases: how many groups that share a phrase and
@@ -51,18 +52,62 @@ def group_answers(answers, flagged, least=3, phrases=12):
     before the others are left out, which are the least enriched.
     """
     texts = [normalised(answer) for answer in answers]
-    equal = [(text, members) for text, members in group_equal(answers) if len(members) >= least]
-    groups = [_group(text, {texts[place] for place in members}, False, members, flagged) for text, members in equal]
-    phrased = shared_phrases(texts, least)
-    shared = [_group(text, {text}, True, members, flagged) for text, members in phrased.items()]
-    taken = [set(group.members) for group in groups]
-    shared = [group for group in shared if not any(len(set(group.members) - one) < least for one in taken)]
-    found = groups + shared
-    enriched = beyond_chance([group.p_value for group in found]).tolist()
-    found = [replace(group, enriched=beyond) for group, beyond in zip(found, enriched, strict=True)]
-    found.sort(key=_order)
-    kept = {group.text for group in [group for group in found if group.phrase][:phrases]}
-    return [group for group in found if not group.phrase or group.text in kept]
+    equal = [(text, np.array(members)) for text, members in group_equal(answers) if len(members) >= least]
+    index = Phrases(texts, least)
+    shared = _beyond(index.shared(), [members for _, members in equal], len(texts), least)
+    sizes = np.concatenate([[len(members) for _, members in equal], shared.counts]).astype(int)
+    n_flagged = [flagged[members].sum() for _, members in equal]
+    n_flagged = np.concatenate(
+        [n_flagged, np.add.reduceat(flagged[shared.places].astype(int), shared.bounds[:-1])]
+    ).astype(int)
+    p_values = _by_chance(n_flagged, sizes, flagged)
+    enriched = beyond_chance(p_values)
+
+    def group(number, text, forms, phrase, members):
+        drawn = int(n_flagged[number]), float(p_values[number]), bool(enriched[number])
+        return Group(text, frozenset(forms), phrase, members, *drawn)
+
+    found = [
+        group(number, text, {texts[place] for place in members}, False, members)
+        for number, (text, members) in enumerate(equal)
+    ]
+    phrased = []
+    for number in _first(enriched[len(equal) :], p_values[len(equal) :], shared.counts, phrases):
+        text = index.text(shared.firsts[number], shared.lengths[number])
+        phrased.append(group(len(equal) + number, text, {text}, True, shared.having(number)))
+    return sorted(found + sorted(phrased, key=_order)[:phrases], key=_order)
+
+
+def _beyond(shared, groups, n, least):
+    """Those of shared phrases that no group of equal answers has nearly all texts of: `least` are outside of any."""
+    owner = np.full(n, -1)
+    for number, members in enumerate(groups):
+        owner[members] = number
+    phrases = np.repeat(np.arange(len(shared.counts)), shared.counts)
+    owned = owner[shared.places] >= 0
+    pairs, counts = np.unique(phrases[owned] * max(1, len(groups)) + owner[shared.places][owned], return_counts=True)
+    most = np.zeros(len(shared.counts), dtype=int)
+    np.maximum.at(most, pairs // max(1, len(groups)), counts)
+    return shared.only(shared.counts - most >= least)
+
+
+def _by_chance(n_flagged, sizes, flagged):
+    """The probability of so many flagged ones or more in groups of these sizes, were the flags drawn at random."""
+    kinds, which = np.unique(np.stack([n_flagged, sizes]), axis=1, return_inverse=True)
+    p_values = hypergeom.sf(kinds[0] - 1, len(flagged), int(flagged.sum()), kinds[1])
+    return np.minimum(1.0, p_values)[which.reshape(-1)]
+
+
+def _first(enriched, p_values, sizes, count):
+    """The numbers of the groups that are the first by `_order`, `count` of them, and of those that only their texts
+    part from the last."""
+    keys = np.stack([~enriched, np.where(enriched, p_values, -sizes), np.where(enriched, -sizes, p_values)])
+    order = np.lexsort(keys[::-1])
+    if len(order) <= count:
+        return order
+    last = keys[:, order[count - 1]]
+    ties = np.flatnonzero((keys == last[:, None]).all(axis=0))
+    return [*order[:count], *(each for each in ties if each not in set(order[:count].tolist()))]
 
 
 def _order(group):
@@ -71,57 +116,33 @@ def _order(group):
     return not group.enriched, *((group.p_value, size) if group.enriched else (size, group.p_value)), group.text
 
 
-def _group(text, forms, phrase, members, flagged):
-    members = np.array(members, dtype=int)
-    n_flagged = int(flagged[members].sum())
-    p_value = hypergeom.sf(n_flagged - 1, len(flagged), int(flagged.sum()), len(members))
-    return Group(text, frozenset(forms), phrase, members, n_flagged, float(min(1.0, p_value)))
+def telling_phrases(index, members, purity=PURE):
+    """Return the phrases that a group's questions have and others hardly have: [(phrase, places), ...], best first.
 
-
-def shared_phrases(texts, least):
-    """Return {phrase: places of the texts with it} of phrases that `least` or more texts have and that cannot be made
-    longer without losing a tenth of those; texts: `normalised`."""
-    found = defaultdict(set)
-    for place, text in enumerate(texts):
-        parts = text.split()
-        for length in range(PHRASE[0], PHRASE[1] + 1):
-            for start in range(len(parts) - length + 1):
-                found[" ".join(parts[start : start + length])].add(place)
-    found = {phrase: places for phrase, places in found.items() if len(places) >= least}
-    longer = Counter()
-    for phrase, places in found.items():
-        parts = phrase.split()
-        for part in (" ".join(parts[1:]), " ".join(parts[:-1])):
-            longer[part] = max(longer[part], len(places))
-    return {phrase: sorted(places) for phrase, places in found.items() if longer[phrase] < 0.9 * len(places)}
-
-
-def telling_phrases(questions, members, least=3, purity=PURE):
-    """Return the phrases of questions that a group's have and others hardly have: [(phrase, places), ...], best first.
-
-    questions: n texts, `normalised`; members: (m,) int, the group's; places: of the members whose questions have it;
-    purity: the share of the questions with it that are the group's, at least. One word alone may be a phrase here, in
-    front of a question or at its end.
+    index: Phrases of all questions, `normalised`; members: (m,) int, the group's; places: of the members whose
+    questions have it; purity: the share of the questions with it that are the group's, at least. One word alone may be
+    a phrase here, in front of a question or at its end.
     """
-    inside = np.zeros(len(questions), dtype=bool)
-    inside[members] = True
-    found = shared_phrases([questions[place] for place in members], least)
-    found = {phrase: [int(members[place]) for place in places] for phrase, places in found.items()}
+    shared = index.shared(members)
+    found = {
+        index.text(first, length): (shared.having(number).tolist(), index.count(first, length))
+        for number, (first, length) in enumerate(zip(shared.firsts, shared.lengths, strict=True))
+    }
     for at in (0, -1):
         ends = defaultdict(list)
         for place in members:
-            parts = questions[place].split()
-            if len(parts) > 1:
-                ends[parts[at]].append(int(place))
+            words = index.words[index.starts[place] : index.starts[place + 1]]
+            if len(words) > 1:
+                ends[index.vocabulary[words[at]]].append(int(place))
         for word, places in ends.items():
-            if len(places) >= least and len(places) > len(found.get(word, ())):
-                found[word] = places
+            if len(places) >= max(index.least, len(found.get(word, ((),))[0]) + 1):
+                found[word] = places, index.count_word(word)
     told = []
-    for phrase, places in found.items():
-        n_all = sum(contains(question, phrase) for question in questions)
-        by_chance = len(found) * hypergeom.sf(len(places) - 1, len(questions), len(members), n_all)
-        if len(places) >= purity * n_all and by_chance <= CHANCE:
-            told.append((phrase, places))
+    for phrase, (places, n_all) in found.items():
+        if len(places) >= purity * n_all:
+            drawn = hypergeom.sf(len(places) - 1, index.n, len(members), n_all)
+            if len(found) * drawn <= CHANCE:
+                told.append((phrase, places))
     return sorted(told, key=lambda pair: (-len(pair[1]), -len(pair[0]), pair[0]))
 
 
