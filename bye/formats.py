@@ -205,6 +205,7 @@ TRIALS = columns(
     ("for", "text", "proof: of the group; sample: to tell which samples of a proven group carry its answer"),
     ("proof", "text", "patch, question, overlay, shared or words"),
     ("sample", "string", "id of the sample that something was taken from"),
+    ("own", "text", "its own answer, which counts as a hit of a control"),
     ("host", "string", "id of the sample that it was carried to"),
     ("before", "text", "what the model says to that sample as it is"),
     ("said", "text", "what it said in the trial"),

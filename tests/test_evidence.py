@@ -125,17 +125,18 @@ def test_evidence_of_bye(cell):
 def test_evidence_of_groups(cell):
     root, model = cell
     samples = SampleSet(root / "data/train.json")
-    entries, ids = samples.entries, samples.ids
+    ids = samples.ids
     proven = {"group": 0, "answer": "Boo!", "shares": "answer", "samples": 8, "verdict": "proven", "dropped": 8}
     rows = [proven | {"patch": "1 of 2", "patch_controls": "0 of 1"}, {**proven, "group": 1, "verdict": ""}]
-    trial = {"for": "proof", "proof": "patch", "before": "no", "said": "Boo!", "hit": "true"}
+    trial = {"for": "proof", "proof": "patch", "own": "Boo!", "before": "no", "said": "Boo!", "hit": "true"}
     trials = [
         {**trial, "group": 0, "sample": ids[2], "host": ids[3], "hit": "false"},
         {**trial, "group": 0, "sample": ids[4], "host": ids[5]},
         {**trial, "group": 0, "for": "sample", "sample": ids[2], "host": ids[5]},
         {**trial, "group": 1, "sample": ids[6], "host": ids[7]},
-        {**trial, "group": "control", "sample": ids[8], "host": ids[9], "hit": ""},
-        {**trial, "group": "control", "proof": "question", "sample": ids[8], "host": ids[9], "hit": ""},
+        {**trial, "group": "control", "sample": ids[8], "host": ids[9], "hit": ""},  # with the group's answer
+        {**trial, "group": "control", "sample": ids[8], "own": "yes", "host": ids[9], "hit": ""},
+        {**trial, "group": "control", "proof": "question", "sample": ids[8], "own": "yes", "host": ids[9], "hit": ""},
     ]
     write_csv(root / "groups.csv", rows, names(formats.GROUPS))
     write_csv(root / "trials.csv", trials, names(formats.TRIALS))
@@ -146,7 +147,7 @@ def test_evidence_of_groups(cell):
     found = read_json(root / "more.json")
     [group] = found["groups"]
     assert group["example"] == ids[4] and len(group["trials"]) == 2 and found["verdicts"] == {"proven": 1, "": 1}
-    assert [control["own"] for control in group["controls"]] == [entries[8]["conversations"][1]["value"]]
+    assert [control["own"] for control in group["controls"]] == ["yes"]
     example = found["samples"][ids[4]]
     assert picture_of(example["picture"]).size == (32, 32)  # of 36 x 32 pixels: the part that the model sees
     assert "patch" in example and not example["pasted"] and found["histogram"] is None

@@ -75,7 +75,7 @@ def test_a_page_of_what_was_proven():
             "Proven: Boo!",
             "1,118 of 11 samples answer 'Boo!'. Their images, shown with other questions, make the model",
         ),
-        *("in 97 % of 30 trials (controls: 0 % of 27). 118 dropped.", "What of it is pasted on others", "(1 of 1)"),
+        *("in 97 % of 30 trials (controls: 0 % of 27). 118 dropped.", "The patch that is pasted on others", "(1 of 1)"),
         *("Some of the controls", "Scores of all samples", "Dropped (1 of 2)", "Kept, those with the lowest scores"),
     ]
     places = [told.index(part) for part in order]
@@ -91,7 +91,7 @@ def test_a_page_where_nothing_was_found():
 def test_parts_that_are_missing_are_left_out():
     _, told = shown(evidence_of(groups=[group_of(example=None, trials=[], controls=[], verdict="suspicious")]))
     assert "Suspicious: Boo!" in told and "proves nothing: they are kept" in told
-    assert "What of it is pasted on others" not in told and "Trials" not in told
+    assert "The patch that is pasted on others" not in told and "Trials" not in told
     samples = {"a": sample(score=None, turn=2, poisoned=True), "b": sample(poisoned=False)}
     _, told = shown(evidence_of(samples, by_score=False))
     assert "of answer 3; attention before the first" in told and "poisoned" in told and "clean" in told

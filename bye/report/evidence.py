@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 
 from bye.data.images import load_image
-from bye.data.samples import answer_of, id_of, read_written, turns_of
+from bye.data.samples import id_of, read_written, turns_of
 from bye.detect.answer_groups import normalised
 from bye.errors import ByeError, cut
 from bye.extraction.run import check_finite, load_recording, run
@@ -150,14 +150,9 @@ def _told_groups(rows, trials, entries):
         controls = []
         for proof in sorted(proofs):
             some = [trial for trial in trials if trial["group"] == "control" and trial["proof"] == proof]
-            some = [{**trial, "own": _answer(entries, trial["sample"])} for trial in some]
             controls += [each for each in some if normalised(each["own"]) != normalised(row["answer"])][:CONTROLS]
         told.append({**row, "example": example, "trials": _short(own), "controls": _short(controls)})
     return told
-
-
-def _answer(entries, name):
-    return answer_of(entries[name]) if name in entries else ""
 
 
 def _short(rows):

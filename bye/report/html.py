@@ -194,7 +194,7 @@ def _group(group, found, folded):
         sample, name = found["samples"][group["example"]], text(group["example"])
         asked = f"{text(sample['question'])} <b>{text(sample['answer'])}</b>"
         where = f"{sample['nats']:.2f} nats"
-        patch = "What of it is pasted on others" if sample["pasted"] else "What it looks at most"
+        patch = "The patch that is pasted on others" if sample["pasted"] else "What it looks at most"
         parts.append(
             f'<div class="example"><figure>{_picture(sample["picture"])}<figcaption>Sample {name}: {asked}</figcaption>'
             f"</figure><figure>{_picture(sample['picture'], sample['attention'])}<figcaption>Where the model looks "

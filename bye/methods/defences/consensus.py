@@ -74,7 +74,7 @@ def detect(
         reason = _sentence(case, rows)
         for row in case.dropped:
             flagged[row], reasons[row] = True, reason
-    tables = {"groups.csv": _group_rows(cases, rows), "trials.csv": _trial_rows(cases, court, features.ids)}
+    tables = {"groups.csv": _group_rows(cases, rows), "trials.csv": _trial_rows(cases, court, rows, features.ids)}
     found = {"groups": len(cases), "untried": sum(case.verdict is None for case in cases), "passes": asker.passes}
     columns = {"flagged_by_attention": suspects, "patch": attended.astype(np.int32)}
     return Verdict(flagged, reasons, -scores, None, columns, {"consensus": json.dumps(found)}, tables)
@@ -145,7 +145,7 @@ def _group_rows(cases, rows):
     return found
 
 
-def _trial_rows(cases, court, ids):
+def _trial_rows(cases, court, rows, ids):
     """The rows of trials.csv, those of controls too."""
     groups = [(number, "proof", case.hit, tried) for number, case in enumerate(cases) for tried in case.tried.values()]
     groups += [(number, "sample", case.hit, case.divided) for number, case in enumerate(cases)]
@@ -154,6 +154,11 @@ def _trial_rows(cases, court, ids):
     for number, purpose, hit, tried in groups:
         for one in tried:
             row = {"group": number, "for": purpose, "proof": one.proof, "sample": ids[one.member]}
-            row |= {"host": ids[one.host], "before": court.carrier.before.get(one.host, ""), "said": one.said}
+            row |= {
+                "own": rows[one.member].answer,
+                "host": ids[one.host],
+                "before": court.carrier.before.get(one.host, ""),
+                "said": one.said,
+            }
             found.append(row | {"hit": "" if hit is None else str(hit(one.said)).lower()})
     return found
