@@ -29,6 +29,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	if [ -z "$$found" ]; then \
 		echo "bye: error: no Python 3.11, 3.12 or 3.13 found; install one with its venv module and run make again" >&2; exit 2; \
 	fi; \
+	if [ -L $(VENV) ]; then \
+		echo "bye: error: $(VENV) is a link, and what it leads to would be emptied; remove the link and run make again" >&2; exit 2; \
+	fi; \
 	echo "Installing into $(VENV) with $$found (once; a few minutes)"; \
 	"$$found" -m venv --clear $(VENV)
 	python -m pip install --disable-pip-version-check --no-compile --requirement requirements.lock
