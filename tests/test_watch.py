@@ -10,11 +10,11 @@ from small_workflow import run, small_config, write_config
 from bye.workflow import watch
 
 JOBS = {
-    1: ("poison", "d/badnet/0", None),
-    2: ("finetune", "m/d/badnet/0/vanilla", "m/d/badnet/0/vanilla"),
-    3: ("evaluate", "m/d/badnet/0/vanilla", "m/d/badnet/0/vanilla"),
-    4: ("evaluate", "m/d/badnet/0/bye", "m/d/badnet/0/bye"),
-    5: ("table", "table1", None),
+    1: ("poison", "d/badnet/0", None, None),
+    2: ("finetune", "m/d/badnet/0/vanilla", "m/d/badnet/0/vanilla", None),
+    3: ("evaluate", "m/d/badnet/0/vanilla", "m/d/badnet/0/vanilla", None),
+    4: ("evaluate", "m/d/badnet/0/bye", "m/d/badnet/0/bye", "no such log"),
+    5: ("table", "table1", None, None),
 }
 
 
@@ -66,6 +66,26 @@ def test_time_left_is_that_of_the_rules_own_jobs_and_of_the_pace_for_the_others(
     seen.emit(event("job_started", jobs=[1]))
     clock.value += 2 * watch.EXPECTED["poison"] + 100  # longer than it should: none of the others' time is gone
     assert seen.seconds_left(clock.value) == pytest.approx((slow[1] + slow[2]) / 2, rel=0.5)
+
+
+def test_time_left_of_a_running_job_is_what_its_log_tells(clock, tmp_path):
+    """A large model's fine-tune takes longer than expected, and so will what comes after it."""
+    log = tmp_path / "finetune.log"
+    jobs = JOBS | {2: (*JOBS[2][:3], str(log))}
+    seen = watch.Watch(jobs, 1)
+    for number in (1, 3, 5):
+        seen.left.pop(number)
+    seen.emit(event("job_started", jobs=[2]))
+    clock.value = 10 * watch.EXPECTED["finetune"]
+    log.write_text("images: 8 of 8 images, 3.2 a second\n")
+    assert seen.seconds_left(clock.value) == watch.EXPECTED["evaluate"]  # late, and nobody knows by how much
+    log.write_text("images: 8 of 8 images\nfinetune: step 20 of 80, loss 0.5, 1 s left\n")
+    left = 30 * watch.EXPECTED["finetune"]
+    assert seen.seconds_left(clock.value) == pytest.approx(left + 40 * watch.EXPECTED["evaluate"])
+    assert seen.line(clock.value).endswith("| finetune m/d/badnet/0/vanilla (20 of 80)")
+    seen.emit(event("job_finished", job_id=2))
+    seen.emit(event("job_started", jobs=[4]))
+    assert seen.line(clock.value).endswith("| evaluate m/d/badnet/0/bye")
 
 
 def test_a_terminals_line_is_rewritten_and_makes_room_for_errors(clock, monkeypatch):

@@ -31,10 +31,10 @@ def show(workflow):
 
 
 def _about(job):
-    """(name of the rule, what the job is about, its cell or None)."""
+    """(name of the rule, what the job is about, its cell or None, path of its log or None)."""
     values = dict(job.wildcards.items())
     about = "/".join(values.values())
-    return job.rule.name, about, about if "defence" in values else None
+    return job.rule.name, about, about if "defence" in values else None, str(job.log[0]) if job.log else None
 
 
 def needs_model(job):

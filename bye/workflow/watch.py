@@ -6,6 +6,7 @@ come to the screen. Asked for by the environment variable WATCHED; without it no
 
 import logging
 import os
+import re
 import shutil
 import sys
 import threading
@@ -27,6 +28,8 @@ EXPECTED = {  # seconds of a job of the mini scale (docs/speed.md), until a run 
     "evaluate": 3,
 }
 OTHERS = 1  # second
+DONE_OF_ALL = re.compile(rb"(\d+) of (\d+)[ ,]")  # what the stages that take a while say in their logs
+TAIL = 4096  # bytes of a log, its last ones
 NOTHING = "Nothing to be done"  # what Snakemake says where all is there
 
 
@@ -44,8 +47,8 @@ def quieten():
 class Watch(logging.Handler):
     """Keeps the line by the events of Snakemake's log.
 
-    jobs: {Snakemake's number of a job: (name of the rule, what it is about, its cell or None)}, of all that are to be
-    done; lanes: how many run at once.
+    jobs: {Snakemake's number of a job: (name of the rule, what it is about, its cell or None, its log's path or None)},
+    of all that are to be done; lanes: how many run at once.
     """
 
     def __init__(self, jobs, lanes, stream=None):
@@ -98,23 +101,51 @@ class Watch(logging.Handler):
     def line(self, now):
         """Return the line: jobs and cells done of all, time left, jobs at work."""
         parts = [f"{len(self.jobs) - len(self.left)} of {len(self.jobs)} jobs"]
-        cells = {cell for *_, cell in self.jobs.values() if cell}
+        cells = {cell for _, _, cell, _ in self.jobs.values() if cell}
         if cells:
-            parts.append(f"{len(cells - {cell for *_, cell in self.left.values()})} of {len(cells)} cells")
+            parts.append(f"{len(cells - {cell for _, _, cell, _ in self.left.values()})} of {len(cells)} cells")
         parts.append(f"about {duration(self.seconds_left(now))} left")
-        at_work = [" ".join(self.left[number][:2]).strip() for number in self.begun if number in self.left]
-        return f"bye: {', '.join(parts)} | {', '.join(at_work)}"
+        return f"bye: {', '.join(parts)} | {', '.join(map(self._at_work, self._running()))}"
+
+    def _running(self):
+        return [number for number in self.begun if number in self.left]
+
+    def _at_work(self, number):
+        """A running job, and how much of it is done."""
+        rule, about, *_ = self.left[number]
+        done = self._done(number)
+        return f"{rule} {about}".strip() + (f" ({done[0]} of {done[1]})" if done else "")
+
+    def _done(self, number):
+        """(done, all) of what a running job has told in its log last; None where that is all, or nothing yet."""
+        path = self.left[number][3]
+        try:
+            with open(path or os.devnull, "rb") as log:
+                size = os.fstat(log.fileno()).st_size
+                log.seek(max(0, size - TAIL))
+                done, total = map(int, (DONE_OF_ALL.findall(log.read()) or [(0, 0)])[-1])
+        except OSError:
+            return None
+        return (done, total) if 0 < done < total else None
 
     def seconds_left(self, now):
-        """What the jobs that are left take together, by how long their like took; unseen ones by EXPECTED, scaled."""
-        known = [rule for rule in self.took if rule in EXPECTED]
-        expected = sum(EXPECTED[rule] * len(self.took[rule]) for rule in known)
-        pace = sum(sum(self.took[rule]) for rule in known) / expected if known else 1
+        """What the jobs that are left take together, by what is done of them and how long their like took; unseen ones
+        by EXPECTED, scaled."""
+        took = {rule: list(seconds) for rule, seconds in self.took.items()}
+        rest = {}  # of running jobs that tell what is done of them: seconds left
+        for number in self._running():
+            done, spent = self._done(number), now - self.begun[number]
+            if done:
+                rest[number] = spent * (done[1] - done[0]) / done[0]
+                took.setdefault(self.left[number][0], []).append(spent + rest[number])
+        known = [rule for rule in took if rule in EXPECTED]
+        expected = sum(EXPECTED[rule] * len(took[rule]) for rule in known)
+        pace = sum(sum(took[rule]) for rule in known) / expected if known else 1
         total, longest = 0, 0
         for number, (rule, *_) in self.left.items():
-            took = self.took.get(rule)
-            seconds = sum(took) / len(took) if took else EXPECTED.get(rule, OTHERS) * pace
-            seconds = max(0, seconds - (now - self.begun.get(number, now)))
+            seen = took.get(rule)
+            seconds = sum(seen) / len(seen) if seen else EXPECTED.get(rule, OTHERS) * pace
+            seconds = rest.get(number, max(0, seconds - (now - self.begun.get(number, now))))
             total, longest = total + seconds, max(longest, seconds)
         return max(total / self.lanes, longest)
 
