@@ -116,5 +116,5 @@ def _bounds(counts):
 def _pairs(numbers, places):
     """The different pairs of numbers and places, in order."""
     width = int(places.max(initial=0)) + 1
-    pairs = np.unique(numbers.astype(np.int64) * width + places)
+    pairs = np.unique(numbers.astype(np.int64) * width + places, return_counts=True)[0]  # sorts; hashing is far slower
     return pairs // width, pairs % width
