@@ -97,7 +97,7 @@ class Carrier:
     before: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        self.kinds = np.array([row.kind for row in self.rows])
+        self.kinds, self.order_array = np.array([row.kind for row in self.rows]), np.array(self.order, dtype=int)
         answers = {row.answer for row in self.rows}  # that any trial may bring, whoever's the host is
         self.max_new_tokens = MORE_TOKENS + max(map(self._tokens, answers), default=0)
         self.shared = lru_cache(64)(self._shared)  # a group's first trials come with others', and before its last
@@ -111,7 +111,7 @@ class Carrier:
         inside = np.zeros(len(self.rows), dtype=bool)
         inside[members] = True
         share = np.bincount(self.kinds, weights=inside) / np.maximum(1, np.bincount(self.kinds))
-        outside = np.array(self.order)[~inside[self.order]]
+        outside = self.order_array[~inside[self.order_array]]
         shares = share[self.kinds[outside]]
         outside = outside[shares <= np.median(shares)] if len(outside) else outside
         asked = np.zeros(len(self.rows), dtype=bool)

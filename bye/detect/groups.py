@@ -107,7 +107,7 @@ def _first(enriched, p_values, sizes, count):
         return order
     last = keys[:, order[count - 1]]
     ties = np.flatnonzero((keys == last[:, None]).all(axis=0))
-    return [*order[:count], *(each for each in ties if each not in set(order[:count].tolist()))]
+    return np.union1d(order[:count], ties)
 
 
 def _order(group):

@@ -104,17 +104,17 @@ class Watch(logging.Handler):
         cells = {cell for _, _, cell, _ in self.jobs.values() if cell}
         if cells:
             parts.append(f"{len(cells - {cell for _, _, cell, _ in self.left.values()})} of {len(cells)} cells")
-        parts.append(f"about {duration(self.seconds_left(now))} left")
-        return f"bye: {', '.join(parts)} | {', '.join(map(self._at_work, self._running()))}"
+        running = self._running()
+        parts.append(f"about {duration(self.seconds_left(now, running))} left")
+        at_work = [
+            " ".join(self.left[number][:2]).strip() + (f" ({done[0]} of {done[1]})" if done else "")
+            for number, done in running.items()
+        ]
+        return f"bye: {', '.join(parts)} | {', '.join(at_work)}"
 
     def _running(self):
-        return [number for number in self.begun if number in self.left]
-
-    def _at_work(self, number):
-        """A running job, and how much of it is done."""
-        rule, about, *_ = self.left[number]
-        done = self._done(number)
-        return f"{rule} {about}".strip() + (f" ({done[0]} of {done[1]})" if done else "")
+        """{number of a running job: how much of it is done}."""
+        return {number: self._done(number) for number in self.begun if number in self.left}
 
     def _done(self, number):
         """(done, all) of what a running job has told in its log last; None where that is all, or nothing yet."""
@@ -128,13 +128,13 @@ class Watch(logging.Handler):
             return None
         return (done, total) if 0 < done < total else None
 
-    def seconds_left(self, now):
-        """What the jobs that are left take together, by what is done of them and how long their like took; unseen ones
-        by EXPECTED, scaled."""
+    def seconds_left(self, now, running=None):
+        """What the jobs that are left take together, by what is done of the `_running` ones and how long their like
+        took; unseen ones by EXPECTED, scaled."""
         took = {rule: list(seconds) for rule, seconds in self.took.items()}
         rest = {}  # of running jobs that tell what is done of them: seconds left
-        for number in self._running():
-            done, spent = self._done(number), now - self.begun[number]
+        for number, done in (self._running() if running is None else running).items():
+            spent = now - self.begun[number]
             if done:
                 rest[number] = spent * (done[1] - done[0]) / done[0]
                 took.setdefault(self.left[number][0], []).append(spent + rest[number])
